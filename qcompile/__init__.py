@@ -1,0 +1,57 @@
+"""Low-bit PyTorch networks that are really low-bit.
+
+    program = qcompile.compile(model, example_inputs, bits=1)
+    y = program(x)
+
+Names load on first use: a process that only loads and runs a program imports neither torch nor the
+compiler.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from qcompile.errors import QCompileError
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from qcompile.api import compile, convert, prepare
+    from qcompile.ir.target import Target
+    from qcompile.program import Program, load
+    from qcompile.quant.recipe import Recipe
+    from qcompile.verification import VerifyReport, verify
+
+_HOME = {
+    "Program": "qcompile.program",
+    "Recipe": "qcompile.quant.recipe",
+    "Target": "qcompile.ir.target",
+    "VerifyReport": "qcompile.verification",
+    "compile": "qcompile.api",
+    "convert": "qcompile.api",
+    "load": "qcompile.program",
+    "prepare": "qcompile.api",
+    "verify": "qcompile.verification",
+}
+
+__all__ = [
+    "Program",
+    "QCompileError",
+    "Recipe",
+    "Target",
+    "VerifyReport",
+    "compile",
+    "convert",
+    "load",
+    "prepare",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value

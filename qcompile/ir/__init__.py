@@ -1,0 +1,1 @@
+"""The language between the rooms: dialect ops, graphs, stages, targets."""
