@@ -1,0 +1,167 @@
+"""What a program knows about itself: plain data, saved beside the compiled library as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+MAX_RANK = 16
+
+T = TypeVar("T")
+
+
+class InfoError(ValueError):
+    """What was read is no ProgramInfo; the message names the field."""
+
+
+@dataclass(frozen=True)
+class ValueInfo:
+    """An input or output of the program.
+
+    Attributes:
+        name: the argument of the model's `forward`, or "output".
+        shape: sizes after the batch, which is dimension 0 and may be any number from 1 up.
+        dtype: as numpy spells it: "float32", "int32", ...
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{', '.join(['N', *map(str, self.shape)])}]"
+
+
+@dataclass(frozen=True)
+class KernelInfo:
+    """One function of the library.
+
+    Attributes:
+        name: its symbol.
+        nodes: names of the lowered graph's nodes that it computes, in their order.
+        layer: the user's layer that it stands for, or "".
+        kind: "xnor", "int8", "float", ...: what the arithmetic is.
+    """
+
+    name: str
+    nodes: tuple[str, ...]
+    layer: str = ""
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class LayerInfo:
+    """What became of one conv or linear layer.
+
+    Attributes:
+        layer: module path in the user's model.
+        kind: "Conv2d", "Linear", ...
+        weight_bits, activation_bits: 1 to 8, or 32 for float.
+        weights: how many weights it has.
+        bytes_before: of the float weights.
+        bytes_after: of the packed weights in the library.
+        kernel: what computes it ("xnor", "int8", "float", ...).
+        reason: why it is not at the bits that were asked for, or "".
+    """
+
+    layer: str
+    kind: str
+    weight_bits: int
+    activation_bits: int
+    weights: int
+    bytes_before: int
+    bytes_after: int
+    kernel: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class ProgramInfo:
+    """Everything about a program but its code.
+
+    Attributes:
+        model: name of the user's model.
+        target: what it was compiled for, as the user wrote it ("cpu", "cpu:haswell").
+        machine: the processor family, as `platform.machine()` spells it.
+        arch: LLVM's name of the processor, or "".
+        features: what the processor must have ("avx512f", ...), in LLVM's or Linux's spelling.
+        inputs, outputs: in order.
+        returns_tuple: whether a call gives a tuple (of any length) or a bare tensor.
+        kernels: in the order in which they run.
+        layers: the conv and linear layers, in graph order.
+        fingerprint: of the converted graph, see `qcompile.fingerprint`.
+        notes: what the user should know, a sentence each.
+        versions: of what compiled it ("qcompile", "tvm", "torch").
+    """
+
+    model: str
+    target: str
+    machine: str
+    arch: str
+    features: tuple[str, ...]
+    inputs: tuple[ValueInfo, ...]
+    outputs: tuple[ValueInfo, ...]
+    returns_tuple: bool
+    kernels: tuple[KernelInfo, ...]
+    layers: tuple[LayerInfo, ...]
+    fingerprint: str = ""
+    notes: tuple[str, ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+def to_json(info: ProgramInfo) -> dict[str, Any]:
+    """The info as what `json.dumps` takes."""
+    return dataclasses.asdict(info)
+
+
+def from_json(value: object) -> ProgramInfo:
+    """The inverse of `to_json` after a trip through JSON.
+
+    Raises:
+        InfoError: a field is missing, unknown or of another type.
+    """
+    info = _dataclass(ProgramInfo, value, "program")
+    for spec in (*info.inputs, *info.outputs):
+        if len(spec.shape) > MAX_RANK or any(size < 0 for size in spec.shape):
+            raise InfoError(f"{spec.name} has the shape {spec.shape}")
+    if not info.inputs or not info.outputs:
+        raise InfoError("a program has inputs and outputs")
+    return info
+
+
+def _dataclass(cls: type[T], value: object, where: str) -> T:
+    if not isinstance(value, dict):
+        raise InfoError(f"{where} is no object")
+    hints = typing.get_type_hints(cls)
+    required = {
+        f.name
+        for f in dataclasses.fields(cls)  # type: ignore[arg-type]
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    }
+    if missing := sorted(required - value.keys()):
+        raise InfoError(f"{where} lacks {missing[0]}")
+    if unknown := sorted(value.keys() - hints.keys()):
+        raise InfoError(f"{where} has the unknown field {unknown[0]!r}")
+    return cls(**{k: _value(hints[k], v, f"{where}.{k}") for k, v in value.items()})
+
+
+def _value(hint: Any, value: object, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return _dataclass(typing.cast(type, hint), value, where)
+    origin = typing.get_origin(hint)
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise InfoError(f"{where} is no list")
+        item = typing.get_args(hint)[0]
+        return tuple(_value(item, v, f"{where}[{i}]") for i, v in enumerate(value))
+    if origin is not None:
+        strings = isinstance(value, dict) and all(isinstance(v, str) for v in value.values())
+        if not strings:
+            raise InfoError(f"{where} does not map strings to strings")
+        return dict(typing.cast("dict[str, str]", value))
+    if type(value) is not hint:
+        raise InfoError(f"{where} is a {type(value).__name__}, not a {hint.__name__}")
+    return value
