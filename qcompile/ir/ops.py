@@ -198,20 +198,22 @@ def _(x: Tensor, scale: Tensor, shift: Tensor | None) -> Tensor:
 
 
 @torch.library.custom_op("qcompile::threshold", mutates_args=())
-def threshold(acc: Tensor, tau: Tensor, direction: Tensor) -> Tensor:
-    """+1 where `direction * acc >= tau`, else -1: int32 `[N, C, ...]` to int8, per channel.
+def threshold(acc: Tensor, tau: Tensor, direction: Tensor, low: int) -> Tensor:
+    """1 where `direction * acc >= tau`, else `low`: a one-bit quantizer, per channel (dimension 1).
 
     Args:
-        tau: int32 `[C]`; INT32_MIN makes a channel always +1, INT32_MAX always -1.
+        acc: int32 `[N, C, ...]`, above INT32_MIN.
+        tau: int32 `[C]`; INT32_MIN makes a channel always 1, INT32_MAX always `low`.
         direction: int32 `[C]`, +1 or -1.
+        low: -1 gives int8, as `sign` does; 0 gives uint8, as `quantize_unit` of one bit does.
     """
     hot = acc * per_channel(direction, acc) >= per_channel(tau, acc)
-    return torch.where(hot, 1, -1).to(torch.int8)
+    return torch.where(hot, 1, low).to(level_dtype(low, 1))
 
 
 @threshold.register_fake
-def _(acc: Tensor, tau: Tensor, direction: Tensor) -> Tensor:
-    return torch.empty_like(acc, dtype=torch.int8)
+def _(acc: Tensor, tau: Tensor, direction: Tensor, low: int) -> Tensor:
+    return torch.empty_like(acc, dtype=level_dtype(low, 1))
 
 
 def pack_words(high: Tensor) -> Tensor:
