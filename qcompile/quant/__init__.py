@@ -1,0 +1,1 @@
+"""What training needs: quantizers with their gradients, observers, quantized layers, recipes."""

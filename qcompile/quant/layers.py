@@ -1,0 +1,359 @@
+"""Quantized layers as they are trained; in eval mode each is the specification of what is compiled.
+
+They compute on the integer grid and scale afterwards: the accumulator of
+
+    y = (sum(levels * weight levels)) * multiplier + bias
+
+is an exact integer whatever the order of summation, so the only roundings are the multiplication
+and the addition, in the dialect's own expression.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from qcompile.errors import QCompileError
+from qcompile.ir import ops
+from qcompile.ir.graph import Leaf
+from qcompile.ir.plan import FLOAT_BITS
+from qcompile.quant import functions
+from qcompile.quant.activations import ActivationQuantizer
+from qcompile.quant.weights import WeightQuantizer
+
+FLOAT32_EXACT = 2**24
+
+aten = torch.ops.aten
+
+
+class QuantLayer(Leaf):
+    """What convolution and linear have in common.
+
+    Args:
+        weight: Parameter `[O, ...]`; `bias`: Parameter `[O]` or None. Both are trained in float.
+        gradient_bits: 1 to 8 to quantize the gradient that enters (DoReFa-Net), 32 for float.
+        k_map: XNOR-Net's scale for each output position, the mean |x| under the kernel.
+
+    Raises:
+        QCompileError: so many inputs that int32 could overflow, or a weight that is no Parameter.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        activation: ActivationQuantizer,
+        weight_quantizer: WeightQuantizer,
+        *,
+        gradient_bits: int = FLOAT_BITS,
+        k_map: bool = False,
+    ) -> None:
+        super().__init__()
+        if not isinstance(weight, nn.Parameter):
+            raise QCompileError(
+                "its weight is computed from others (weight_norm, parametrize)",
+                hint="make it a plain weight first: torch.nn.utils.parametrize.remove_parametrizations",
+            )
+        self.weight = weight
+        self.bias = bias
+        self.activation = activation
+        self.weight_quantizer = weight_quantizer
+        self.gradient_bits = gradient_bits
+        self.k_map = k_map
+        self._largest = activation.max_level * weight_quantizer.max_level * weight[0].numel()
+        if self._largest > ops.INT32_MAX:
+            raise QCompileError(
+                f"{weight[0].numel()} inputs of {activation.bits} by {weight_quantizer.bits} bits "
+                "can overflow 32-bit sums",
+                hint="give the layer fewer bits, or leave it in float, with overrides",
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        levels = self.activation(x)
+        weight, scale = self.weight_quantizer(self.weight)
+        if self._in_double(x):
+            acc = self._accumulate(levels.double(), weight.double())
+        else:
+            acc = self._accumulate(levels, weight)
+        multiplier = self._multiplier(scale)
+        if self.k_map:
+            y = ops.scaled_shifted(acc, multiplier, None) * self.magnitude_map(x)
+            y = y if self.bias is None else y + ops.per_channel(self.bias, y)
+        else:
+            y = ops.scaled_shifted(acc, multiplier, self.bias)
+        if self.gradient_bits < FLOAT_BITS:
+            y = functions.quantize_gradient(y, self.gradient_bits)
+        return y
+
+    def integer_weight(self) -> Tensor:
+        """The weight's levels, int8, or int16 where one could pass 127."""
+        levels = self.weight_quantizer(self.weight)[0].detach()
+        largest = self.weight_quantizer.max_level
+        return levels.to(ops.level_dtype(-largest, largest))
+
+    def multiplier(self) -> Tensor:
+        """What one step of the accumulator is worth in each output channel, float32 `[O]`."""
+        return self._multiplier(self.weight_quantizer(self.weight)[1]).detach()
+
+    def magnitude_map(self, x: Tensor) -> Tensor:
+        """Mean |x| under the kernel at each output position; broadcasts against the output."""
+        raise NotImplementedError
+
+    def _accumulate(self, levels: Tensor, weight: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _multiplier(self, weight_scale: Tensor) -> Tensor:
+        return (self.activation.scale() * weight_scale).expand(self.weight.shape[0])
+
+    def _in_double(self, x: Tensor) -> bool:
+        # On a GPU a float32 convolution may be a Winograd or TF32 one, which are not exact.
+        return not self.training and (self._largest >= FLOAT32_EXACT or x.device.type != "cpu")
+
+    def extra_repr(self) -> str:
+        bits = "" if self.gradient_bits == FLOAT_BITS else f", gradient_bits={self.gradient_bits}"
+        k_map = ", k_map=True" if self.k_map else ""
+        return f"{list(self.weight.shape)}, bias={self.bias is not None}{bits}{k_map}"
+
+
+class QuantConv(QuantLayer):
+    """Convolution over levels, 1 to 3 spatial dimensions by the weight's rank.
+
+    Args:
+        weight: `[O, C / groups, *kernel]`.
+        padding: `[before, after]` for each spatial dimension.
+        pad_value: what stands beyond the border, in units of the activation's levels.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        activation: ActivationQuantizer,
+        weight_quantizer: WeightQuantizer,
+        *,
+        stride: Sequence[int],
+        padding: Sequence[int],
+        dilation: Sequence[int],
+        groups: int = 1,
+        pad_value: int = 0,
+        gradient_bits: int = FLOAT_BITS,
+        k_map: bool = False,
+    ) -> None:
+        super().__init__(
+            weight,
+            bias,
+            activation,
+            weight_quantizer,
+            gradient_bits=gradient_bits,
+            k_map=k_map,
+        )
+        self.stride = list(stride)
+        self.padding = list(padding)
+        self.dilation = list(dilation)
+        self.groups = groups
+        self.pad_value = pad_value
+
+    @classmethod
+    def from_float(
+        cls,
+        conv: nn.Conv1d | nn.Conv2d | nn.Conv3d,
+        activation: ActivationQuantizer,
+        weight_quantizer: WeightQuantizer,
+        *,
+        gradient_bits: int = FLOAT_BITS,
+        k_map: bool = False,
+        pad_value: int = 0,
+    ) -> QuantConv:
+        """The quantized twin of a convolution; it trains the same parameters.
+
+        Raises:
+            QCompileError: a transposed convolution, or a padding_mode that is not "zeros".
+        """
+        if not isinstance(conv, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+            raise QCompileError(f"cannot quantize a {type(conv).__name__} as a convolution")
+        if conv.padding_mode != "zeros":
+            raise QCompileError(
+                f"padding_mode={conv.padding_mode!r} must be a pad of its own before quantizing"
+            )
+        layer = cls(
+            conv.weight,
+            conv.bias,
+            activation,
+            weight_quantizer,
+            stride=conv.stride,
+            padding=dialect_padding(conv),
+            dilation=conv.dilation,
+            groups=conv.groups,
+            pad_value=pad_value,
+            gradient_bits=gradient_bits,
+            k_map=k_map,
+        )
+        return layer.train(conv.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rank = self.weight.dim()
+        if x.dim() != rank:
+            raise QCompileError(
+                f"a {rank - 2}d convolution takes {rank} dimensions, batch first, not {x.dim()}"
+            )
+        return super().forward(x)
+
+    def magnitude_map(self, x: Tensor) -> Tensor:
+        """Mean |x| of each group's channels under the kernel, zeros beyond the border.
+
+        `[N, 1, *out]`, or `[N, O, *out]` where there are groups. Only aten ops of the float
+        vocabulary, their constants from `map_weights`: convert can run it on graph nodes.
+        """
+        return magnitude_map(
+            x, *self.map_weights(), self.stride, self.padding, self.dilation, self.groups
+        )
+
+    def map_weights(self) -> tuple[Tensor, Tensor]:
+        """The filters of `magnitude_map`: channel mean `[G, C/G, 1..]`, box `[1 or O, 1, *kernel]`."""
+        out, channels, *kernel = self.weight.shape
+        mean = self.weight.new_full([self.groups, channels, *[1] * len(kernel)], 1 / channels)
+        rows = 1 if self.groups == 1 else out
+        return mean, self.weight.new_full([rows, 1, *kernel], 1 / math.prod(kernel))
+
+    def _accumulate(self, levels: Tensor, weight: Tensor) -> Tensor:
+        before, after = self.padding[::2], self.padding[1::2]
+        if self.pad_value != 0 or before != after:
+            levels = ops.pad_spatial(levels, self.padding, self.pad_value)
+            before = [0] * len(before)
+        function: Any = (F.conv1d, F.conv2d, F.conv3d)[weight.dim() - 3]
+        return function(levels, weight, None, self.stride, before, self.dilation, self.groups)
+
+    def extra_repr(self) -> str:
+        geometry = f"stride={self.stride}, padding={self.padding}, dilation={self.dilation}"
+        return f"{super().extra_repr()}, {geometry}, groups={self.groups}"
+
+
+class QuantLinear(QuantLayer):
+    """Matrix product over levels: `[N, K]` to `[N, O]`, weight `[O, K]`."""
+
+    @classmethod
+    def from_float(
+        cls,
+        linear: nn.Linear,
+        activation: ActivationQuantizer,
+        weight_quantizer: WeightQuantizer,
+        *,
+        gradient_bits: int = FLOAT_BITS,
+        k_map: bool = False,
+    ) -> QuantLinear:
+        """The quantized twin of a linear layer; it trains the same parameters."""
+        layer = cls(
+            linear.weight,
+            linear.bias,
+            activation,
+            weight_quantizer,
+            gradient_bits=gradient_bits,
+            k_map=k_map,
+        )
+        return layer.train(linear.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() != 2:
+            raise QCompileError(
+                f"a quantized linear layer takes [batch, features], not {x.dim()} dimensions",
+                hint="flatten before it, or leave it in float with overrides",
+            )
+        return super().forward(x)
+
+    def magnitude_map(self, x: Tensor) -> Tensor:
+        """Mean |x| of each sample, `[N, 1]`."""
+        return aten.mean.dim(aten.abs.default(x), [1], True)
+
+    def _accumulate(self, levels: Tensor, weight: Tensor) -> Tensor:
+        return F.linear(levels, weight)
+
+
+def magnitude_map(
+    x: Tensor,
+    mean: Tensor,
+    box: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """XNOR-Net's K (arXiv 1603.05279, section 3.2): `box * mean_c |x|`, both convolutions.
+
+    `padding` is the dialect's. Takes tensors or the proxies of a graph.
+    """
+    none = [0] * (len(padding) // 2)
+    one = [1] * len(none)
+    a = aten.convolution.default(
+        aten.abs.default(x), mean, None, one, none, one, False, none, groups
+    )
+    before, after = list(padding[::2]), list(padding[1::2])
+    if before != after:
+        pairs = [(padding[i], padding[i + 1]) for i in range(0, len(padding), 2)]
+        a = aten.pad.default(a, [p for pair in reversed(pairs) for p in pair], "constant", 0.0)
+        before = none
+    return aten.convolution.default(
+        a, box, None, list(stride), before, list(dilation), False, none, groups
+    )
+
+
+def dialect_padding(conv: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> list[int]:
+    """Zero padding of a convolution as `[before, after]` for each spatial dimension.
+
+    An odd total of padding="same" puts the extra one after, as torch does.
+    """
+    if conv.padding == "valid":
+        return [0, 0] * len(conv.kernel_size)
+    if conv.padding == "same":
+        totals = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
+        return [side for total in totals for side in (total // 2, total - total // 2)]
+    return [int(side) for side in conv.padding for _ in range(2)]
+
+
+class BatchNorm(Leaf, _BatchNorm):
+    """BatchNorm of any rank, `[N, C, ...]`; in eval mode the dialect's scale_shift."""
+
+    @classmethod
+    def from_float(cls, bn: _BatchNorm) -> BatchNorm:
+        """The twin of a BatchNorm; it trains the same parameters and running statistics.
+
+        Raises:
+            QCompileError: it keeps no running statistics, so that inference would depend on the
+                rest of the batch.
+        """
+        if not bn.track_running_stats or bn.running_mean is None:
+            raise QCompileError(
+                "BatchNorm without running statistics has no fixed scale at inference",
+                hint="construct it with track_running_stats=True",
+            )
+        twin = cls(bn.num_features, bn.eps, bn.momentum, bn.affine)
+        twin.weight, twin.bias = bn.weight, bn.bias
+        twin.running_mean, twin.running_var = bn.running_mean, bn.running_var
+        twin.num_batches_tracked = bn.num_batches_tracked
+        return twin.train(bn.training)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training:
+            return super().forward(input)
+        return ops.scaled_shifted(input, *self.scale_shift())
+
+    def scale_shift(self) -> tuple[Tensor, Tensor]:
+        """Scale and shift at inference, float32 `[C]` each."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        scale = torch.rsqrt(self.running_var + self.eps)
+        scale = scale if self.weight is None else self.weight * scale
+        shift = -self.running_mean * scale
+        return scale, shift if self.bias is None else self.bias + shift
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() < 2:
+            raise QCompileError(f"BatchNorm takes [batch, channels, ...], not {input.dim()}d input")

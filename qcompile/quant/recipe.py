@@ -1,0 +1,226 @@
+"""Recipe: how many bits every layer gets, and by which paper."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import KW_ONLY, dataclass, field
+from fnmatch import fnmatchcase
+
+from qcompile.errors import QCompileError
+from qcompile.ir.plan import FLOAT_BITS
+from qcompile.quant.activations import (
+    ESTIMATORS,
+    ActivationQuantizer,
+    AffineActivation,
+    SignActivation,
+    UnitActivation,
+)
+from qcompile.quant.observers import MovingAverageObserver
+from qcompile.quant.weights import (
+    AffineWeight,
+    DorefaWeight,
+    MagnitudeSignWeight,
+    TernaryWeight,
+    WeightQuantizer,
+    XnorWeight,
+)
+
+METHODS = ("bireal", "xnor", "dorefa", "affine")
+KINDS = ("Conv1d", "Conv2d", "Conv3d", "Linear")
+Override = int | str | Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is quantized.
+
+    Attributes:
+        bits: of weights and activations, 1 to 8, or 32 for float.
+        weight_bits, activation_bits: where they differ from `bits`.
+        gradient_bits: DoReFa-Net's quantized gradients, 1 to 8, or 32 for float.
+        method: whose 1-bit weights, activations and blocks: "bireal", "xnor", "dorefa"; "affine" has
+            none. Operands of 2 to 8 bits are affine, but for dorefa, which has its own.
+        first_last_bits: of the first and the last layer, 2 to 8, or 32.
+        overrides: module path, glob of paths, or kind ("Linear") to bits, to "float", or to
+            {"weight_bits": ..., "activation_bits": ...}. They win over everything above, the last
+            that matches over those before it.
+        k_map: XNOR-Net's map of activation magnitudes, which scales each output position.
+        estimator: gradient of 1-bit activations, "ste", "approx" or "swish"; None is the method's.
+        ternary_weights: make 2-bit weights those of Ternary Weight Networks.
+
+    Raises:
+        QCompileError: a value that is none of these.
+    """
+
+    bits: int = 1
+    _: KW_ONLY
+    weight_bits: int | None = None
+    activation_bits: int | None = None
+    gradient_bits: int = FLOAT_BITS
+    method: str = "bireal"
+    first_last_bits: int = 8
+    overrides: Mapping[str, Override] = field(default_factory=dict)
+    k_map: bool = False
+    estimator: str | None = None
+    ternary_weights: bool = False
+
+    def __post_init__(self) -> None:
+        _check_choice("method", self.method, METHODS)
+        _check_bits("bits", self.bits)
+        _check_bits("gradient_bits", self.gradient_bits)
+        _check_bits("first_last_bits", self.first_last_bits, least=2)
+        for name in ("weight_bits", "activation_bits"):
+            if getattr(self, name) is not None:
+                _check_bits(name, getattr(self, name))
+        if not isinstance(self.overrides, Mapping):
+            raise QCompileError(
+                f"overrides must map layers to bits, not be a {type(self.overrides).__name__}",
+                hint='write overrides={"fc": 8, "layer1.*": "float"}',
+            )
+        object.__setattr__(self, "overrides", dict(self.overrides))
+        for pattern, override in self.overrides.items():
+            _check_override(pattern, override)
+        self._check_method()
+
+    def _check_method(self) -> None:
+        widths = [
+            self._body_bits(),
+            *(self._overridden(o, (8, 8)) for o in self.overrides.values()),
+        ]
+        if self.method == "affine" and any(1 in pair for pair in widths):
+            raise QCompileError(
+                "method 'affine' has no 1-bit quantizer",
+                hint="take method='bireal', 'xnor' or 'dorefa', or 2 to 8 bits",
+            )
+        if self.estimator is not None:
+            _check_choice("estimator", self.estimator, tuple(ESTIMATORS))
+            if self.method not in ("bireal", "xnor"):
+                raise QCompileError(
+                    f"method {self.method!r} has no sign activation to estimate",
+                    hint="leave estimator out, or take method='bireal' or 'xnor'",
+                )
+        if self.k_map and self.method != "xnor":
+            raise QCompileError(
+                f"k_map belongs to method 'xnor', not {self.method!r}", hint="leave k_map out"
+            )
+        if self.ternary_weights and (self.method == "dorefa" or not any(w == 2 for w, _ in widths)):
+            raise QCompileError(
+                "ternary_weights is for 2-bit weights of method 'bireal', 'xnor' or 'affine'",
+                hint="set weight_bits=2",
+            )
+
+    # --- which bits --------------------------------------------------------------------------------
+
+    def _body_bits(self) -> tuple[int, int]:
+        weight = self.bits if self.weight_bits is None else self.weight_bits
+        activation = self.bits if self.activation_bits is None else self.activation_bits
+        return weight, activation
+
+    @staticmethod
+    def _overridden(override: Override, bits: tuple[int, int]) -> tuple[int, int]:
+        if isinstance(override, int):
+            return override, override
+        if isinstance(override, str):
+            return FLOAT_BITS, FLOAT_BITS
+        weight, activation = bits
+        return override.get("weight_bits", weight), override.get("activation_bits", activation)
+
+    def for_layer(
+        self, path: str, kind: str, is_first: bool = False, is_last: bool = False
+    ) -> tuple[int, int]:
+        """(weight bits, activation bits) of a layer, each 1 to 8 or 32.
+
+        Args:
+            path: of the module in the user's model.
+            kind: its class, one of KINDS.
+        """
+        bits = self._body_bits()
+        if is_first or is_last:
+            # What the user wants in float everywhere stays float at the ends too.
+            bits = tuple(b if b == FLOAT_BITS else self.first_last_bits for b in bits)  # type: ignore[assignment]
+        for pattern, override in self.overrides.items():
+            if pattern == kind or path == pattern or fnmatchcase(path, pattern):
+                bits = self._overridden(override, bits)
+        return bits
+
+    def check_overrides(self, paths: Iterable[str]) -> None:
+        """Refuse overrides that match no layer.
+
+        Args:
+            paths: of all layers that could be quantized.
+
+        Raises:
+            QCompileError: naming the pattern and the nearest path.
+        """
+        known = list(paths)
+        for pattern in self.overrides:
+            if pattern in KINDS or any(p == pattern or fnmatchcase(p, pattern) for p in known):
+                continue
+            near = difflib.get_close_matches(pattern, known, n=1, cutoff=0.0)
+            raise QCompileError(
+                f"overrides: {pattern!r} matches no conv or linear layer",
+                hint=f"did you mean {near[0]!r}?" if near else "the model has none",
+            )
+
+    # --- which quantizers --------------------------------------------------------------------------
+
+    def activation(self, bits: int, *, edge: bool = False) -> ActivationQuantizer:
+        """A new activation quantizer of 1 to 8 bits.
+
+        `edge` says that the layer is the first or the last: DoReFa-Net keeps those in high
+        precision, and their inputs are not made to lie in [0, 1], so they are affine.
+        """
+        _check_bits("activation bits", bits, most=8)
+        if self.method == "dorefa" and not (edge and bits > 1):
+            return UnitActivation(bits)
+        if bits == 1:
+            return SignActivation(
+                self.estimator or ("approx" if self.method == "bireal" else "ste")
+            )
+        return AffineActivation(bits, MovingAverageObserver())
+
+    def weight_quantizer(self, bits: int, *, edge: bool = False) -> WeightQuantizer:
+        """A new weight quantizer of 1 to 8 bits; `edge` as for `activation`."""
+        _check_bits("weight bits", bits, most=8)
+        if self.method == "dorefa" and not (edge and bits > 1):
+            return DorefaWeight(bits)
+        if bits == 1:
+            return XnorWeight() if self.method == "xnor" else MagnitudeSignWeight()
+        return TernaryWeight() if bits == 2 and self.ternary_weights else AffineWeight(bits)
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        near = difflib.get_close_matches(str(value), choices, n=1)
+        meant = f"did you mean {near[0]!r}? " if near else ""
+        raise QCompileError(
+            f"unknown {name} {value!r}", hint=f"{meant}{name}: {', '.join(choices)}"
+        )
+
+
+def _check_bits(name: str, value: object, *, least: int = 1, most: int = FLOAT_BITS) -> None:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if whole and (least <= value <= 8 or value == FLOAT_BITS <= most):  # type: ignore[operator]
+        return
+    floats = ", or 32 for float" if most == FLOAT_BITS else ""
+    raise QCompileError(f"{name} must be {least} to 8{floats}, not {value!r}")
+
+
+def _check_override(pattern: object, override: object) -> None:
+    hint = 'values are bits, "float", or {"weight_bits": 4, "activation_bits": 8}'
+    if not isinstance(pattern, str) or not pattern:
+        raise QCompileError(f"overrides: {pattern!r} is no module path", hint=hint)
+    name = f"overrides[{pattern!r}]"
+    if isinstance(override, str):
+        if override != "float":
+            raise QCompileError(f"{name}: unknown value {override!r}", hint=hint)
+    elif isinstance(override, Mapping):
+        unknown = set(override) - {"weight_bits", "activation_bits"}
+        if unknown or not override:
+            what = ", ".join(repr(key) for key in sorted(unknown, key=str)) or "nothing"
+            raise QCompileError(f"{name}: cannot set {what}", hint=hint)
+        for key, value in override.items():
+            _check_bits(f"{name}[{key!r}]", value)
+    else:
+        _check_bits(name, override)

@@ -1,0 +1,103 @@
+"""Weight quantizers: `forward(weight)` gives integer levels and what one level is worth.
+
+Levels are float32 of the weight's shape, scales float32 `[O]` or `[1]`. Their product is the
+quantized weight, and both carry the gradients of the paper. Formulas are in functions.py.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from qcompile.ir.graph import Leaf
+from qcompile.ir.qparams import QScheme, qparams_of_range
+from qcompile.quant import functions
+from qcompile.quant.activations import check_bits
+
+
+class WeightQuantizer(Leaf):
+    """Base of all.
+
+    Attributes:
+        bits: 1 to 8.
+        max_level: the largest |level|.
+        clips: whether weights beyond ±1 get no gradient, so that training must keep them inside.
+    """
+
+    bits: int
+    max_level: int
+    clips: bool = False
+
+    def forward(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Levels like `weight` `[O, ...]`, and scale `[O]` or `[1]`."""
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        return f"bits={self.bits}"
+
+
+class SignWeight(WeightQuantizer):
+    """Base of those with two levels, ±1, and a scale per filter."""
+
+    bits = 1
+    max_level = 1
+    clips = True
+
+
+class MagnitudeSignWeight(SignWeight):
+    """Bi-Real Net: sign times mean |w| of the filter, the latter a constant."""
+
+    def forward(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        return functions.magnitude_sign(weight)
+
+
+class XnorWeight(SignWeight):
+    """XNOR-Net: sign times mean |w| of the filter, with the exact gradient or the paper's."""
+
+    def __init__(self, paper_gradient: bool = False) -> None:
+        super().__init__()
+        self.paper_gradient = paper_gradient
+
+    def forward(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        return functions.xnor_weight(weight, self.paper_gradient)
+
+
+class DorefaWeight(WeightQuantizer):
+    """DoReFa-Net: ±1 times mean |w| of the layer, or odd levels of tanh(w) for 2 to 8 bits."""
+
+    def __init__(self, bits: int) -> None:
+        check_bits(bits, 1)
+        super().__init__()
+        self.bits = bits
+        self.max_level = 2**bits - 1
+
+    def forward(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        return functions.dorefa_weight(weight, self.bits)
+
+
+class TernaryWeight(WeightQuantizer):
+    """Ternary Weight Networks: -1, 0 or +1 times a scale per filter."""
+
+    bits = 2
+    max_level = 1
+    clips = True
+
+    def forward(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        return functions.ternary_weight(weight)
+
+
+class AffineWeight(WeightQuantizer):
+    """Symmetric levels of 2 to 8 bits, a scale per filter from the filter's largest |w|."""
+
+    def __init__(self, bits: int) -> None:
+        check_bits(bits, 2)
+        super().__init__()
+        self.bits = bits
+        self.max_level = 2 ** (bits - 1) - 1
+
+    def forward(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        rows = weight.detach().flatten(1)
+        p = qparams_of_range(
+            rows.amin(1), rows.amax(1), self.bits, QScheme.PER_CHANNEL_SYMMETRIC, axis=0
+        )
+        scale, zero_point = (functions.per_filter(v, weight) for v in (p.scale, p.zero_point))
+        return functions.affine_levels(weight, scale, zero_point, p.qmin, p.qmax), p.scale
