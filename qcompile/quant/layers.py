@@ -341,8 +341,9 @@ class BatchNorm(Leaf, _BatchNorm):
         return twin.train(bn.training)
 
     def forward(self, input: Tensor) -> Tensor:
+        self._check_input_dim(input)
         if self.training:
-            return super().forward(input)
+            return self._by_batch(input)
         return ops.scaled_shifted(input, *self.scale_shift())
 
     def scale_shift(self) -> tuple[Tensor, Tensor]:
@@ -353,6 +354,21 @@ class BatchNorm(Leaf, _BatchNorm):
         scale = scale if self.weight is None else self.weight * scale
         shift = -self.running_mean * scale
         return scale, shift if self.bias is None else self.bias + shift
+
+    def _by_batch(self, x: Tensor) -> Tensor:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        # The parent's `add_` on the counter would change it from a forward on fake tensors.
+        self.num_batches_tracked.copy_(self.num_batches_tracked + 1)
+        mean, var = self.running_mean, self.running_var
+        if self.momentum is not None:
+            return F.batch_norm(x, mean, var, self.weight, self.bias, True, self.momentum, self.eps)
+        latest = torch.zeros_like(mean), torch.zeros_like(var)
+        y = F.batch_norm(x, *latest, self.weight, self.bias, True, 1.0, self.eps)
+        for old, new in zip((mean, var), latest, strict=True):
+            old.copy_(old + (new - old) / self.num_batches_tracked)
+        return y
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:
