@@ -2,3 +2,25 @@
 
 if __name__ != "qcompile.passes":
     raise ImportError("import qcompile.passes: passes/ is reached through the link qcompile/passes")
+
+from qcompile.passes.base import Declined, Pass, Result, run
+from qcompile.passes.commute_maxpool import CommuteMaxpool
+from qcompile.passes.correct_zero_padding import CorrectZeroPadding
+from qcompile.passes.fold_threshold import FoldThreshold
+from qcompile.passes.lower_binary_conv import LowerBinaryConv
+from qcompile.passes.lower_binary_linear import LowerBinaryLinear
+from qcompile.passes.merge_duplicates import MergeDuplicates
+from qcompile.passes.unflatten_linear import UnflattenLinear
+
+# Every pass there is, in the order in which a model meets them.
+PASSES: tuple[type[Pass], ...] = (
+    UnflattenLinear,
+    CorrectZeroPadding,
+    LowerBinaryConv,
+    LowerBinaryLinear,
+    CommuteMaxpool,
+    FoldThreshold,
+    MergeDuplicates,
+)
+
+__all__ = ["PASSES", "Declined", "Pass", "Result", "run"]

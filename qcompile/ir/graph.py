@@ -19,7 +19,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -258,7 +258,7 @@ def constant_of(gm: GraphModule, node: Node) -> Tensor | None:
     return value if isinstance(value, Tensor) else None
 
 
-def calls(node: object, *targets: Callable[..., Any]) -> bool:
+def calls(node: object, *targets: Callable[..., Any]) -> TypeGuard[Node]:
     """Whether this is a node that calls one of these functions."""
     return isinstance(node, Node) and node.op == "call_function" and node.target in targets
 
