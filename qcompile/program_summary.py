@@ -1,0 +1,102 @@
+"""What a program consists of, as a table: plain text, or rich where rich prints it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qcompile.program_info import LayerInfo, ProgramInfo
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+COLUMNS = ("layer", "kind", "bits w/a", "kernel", "weights", "before", "after", "note")
+_RIGHT = {"bits w/a", "weights", "before", "after"}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A program's layers, sizes and notes; `str` of it is a table.
+
+    Attributes:
+        info: of the program.
+        size: of its file, in bytes.
+    """
+
+    info: ProgramInfo
+    size: int
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """One row a layer, in the order of COLUMNS."""
+        return [_row(layer) for layer in self.info.layers]
+
+    def total(self) -> tuple[str, ...]:
+        """The last row: sums over the layers."""
+        layers = self.info.layers
+        weights = sum(layer.weights for layer in layers)
+        before = sum(layer.bytes_before for layer in layers)
+        after = sum(layer.bytes_after for layer in layers)
+        sums = (f"{weights:,}", readable(before), readable(after), _ratio(before, after))
+        return ("total", "", "", "", *sums)
+
+    def title(self) -> str:
+        """The first line: which model, for what, and how large the file is."""
+        return f"{self.info.model} for {self.info.target}: {self.size:,} bytes"
+
+    def __str__(self) -> str:
+        table = [COLUMNS, *self.rows(), self.total()]
+        widths = [max(len(row[i]) for row in table) for i in range(len(COLUMNS))]
+        lines = [_line(row, widths) for row in table]
+        rule = "-" * max(map(len, lines))
+        lines = [self.title(), lines[0], rule, *lines[1:-1], rule, lines[-1]]
+        return "\n".join([*lines, *self.info.notes])
+
+    def __rich__(self) -> RenderableType:
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(title=Text(self.title()), title_justify="left", show_footer=True)
+        for name, footer in zip(COLUMNS, self.total(), strict=True):
+            justify = "right" if name in _RIGHT else "left"
+            table.add_column(name, Text(footer), justify=justify)  # type: ignore[arg-type]
+        for row in self.rows():
+            table.add_row(*map(Text, row))  # a layer's name may look like rich's markup
+        return Group(table, *map(Text, self.info.notes))
+
+
+def _row(layer: LayerInfo) -> tuple[str, ...]:
+    bits = f"{layer.weight_bits}/{layer.activation_bits}".replace("32", "f32")
+    return (
+        layer.layer,
+        layer.kind,
+        bits,
+        layer.kernel,
+        f"{layer.weights:,}",
+        readable(layer.bytes_before),
+        readable(layer.bytes_after),
+        layer.reason,
+    )
+
+
+def _line(row: Sequence[str], widths: Sequence[int]) -> str:
+    cells = [
+        text.rjust(width) if name in _RIGHT else text.ljust(width)
+        for name, text, width in zip(COLUMNS, row, widths, strict=True)
+    ]
+    return "  ".join(cells).rstrip()
+
+
+def readable(size: int) -> str:
+    """A number of bytes in the unit that suits it: "612 B", "35.2 KiB", "1.3 MiB"."""
+    value = float(size)
+    for unit in ("B", "KiB", "MiB"):
+        if value < 1024:
+            return f"{size} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} GiB"
+
+
+def _ratio(before: int, after: int) -> str:
+    return f"1/{before / after:.1f}" if after else ""
