@@ -1,0 +1,34 @@
+"""Fixtures for all tests: golden files, and hypothesis without a clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from golden_text import compare_golden
+from hypothesis import settings
+
+GOLDEN = Path(__file__).parent / "golden"
+
+# No deadline: two cores are shared, and the first example compiles things. The same examples on
+# every run: a failure is one of this change.
+settings.register_profile("qcompile", deadline=None, derandomize=True, max_examples=25)
+settings.load_profile("qcompile")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--update-golden", action="store_true", help="write tests/golden instead of comparing"
+    )
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """`golden(text, name)` compares a text with `tests/golden/<name>`, or writes it if told so."""
+    update = bool(request.config.getoption("--update-golden"))
+
+    def check(text: str, name: str) -> None:
+        compare_golden(text, GOLDEN / name, update=update)
+
+    return check
