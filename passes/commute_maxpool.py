@@ -54,7 +54,8 @@ class CommuteMaxpool(Pass):
         acc = argument(chain[0])
         bounds = accumulator_range(gm, acc)
         if bounds is None:
-            return Declined(f"max_pool stays on floats: {acc.target} is no integer accumulator")
+            what = f"the input {acc.target}" if acc.op == "placeholder" else acc.target
+            return Declined(f"max_pool stays on floats: {what} is no integer accumulator")
         ends = values_along(gm, chain, torch.stack(bounds).to(torch.int32))
         if any(v.isnan().any() for v in ends):
             return Declined("max_pool stays on floats: what stands around it overflows to NaN")
