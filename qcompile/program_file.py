@@ -172,13 +172,13 @@ def write(path: PathLike, data: bytes) -> None:
     """
     try:
         real = Path(os.path.realpath(path))  # replace what a link points to, not the link
+        if not real.parent.is_dir():
+            folder = Path(path).parent
+            hint = f"mkdir -p {folder}"
+            raise QCompileError(f"there is no folder {folder}", where=str(path), hint=hint)
         if real.exists() and not real.is_file():
             raise QCompileError("is there already, and is no file", where=str(path))
         _replace(real, data)
-    except FileNotFoundError as error:
-        folder = Path(path).parent
-        hint = f"mkdir -p {folder}"
-        raise QCompileError(f"there is no folder {folder}", where=str(path), hint=hint) from error
     except (OSError, ValueError) as error:
         what = f"cannot save the program: {_reason(error)}"
         raise QCompileError(what, where=str(path), hint="what was there before still is") from error

@@ -66,9 +66,19 @@ class _Pool(threading.local):
     """TVM keeps a pool of workers for each thread that calls it; this is how many it was told."""
 
     threads = 0
+    orphaned = False  # whether a fork left the pool behind without its workers
 
 
 _pool = _Pool()
+
+
+def _after_fork() -> None:
+    # The pool would wait for its workers for ever; told to use one thread, it asks none of them.
+    _pool.orphaned = _pool.orphaned or _pool.threads > 0
+    _pool.threads = 0
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def cores() -> int:
@@ -84,14 +94,18 @@ def default_threads() -> int:
 
 
 def use_threads(count: int) -> None:
-    """Let the calls that this thread makes from now on run on so many threads."""
+    """Let the calls that this thread makes from now on run on so many threads.
+
+    In a forked process, the thread that forked runs on one if it had called a program before.
+    """
     if _pool.threads == count:
         return
     # Left alone, TVM takes half of the cores and pins the calling thread to the first of them.
     # Told the cores the thread may use anyway, it makes a worker for each and pins nothing.
     own = sorted(os.sched_getaffinity(0))
     configure = ffi().get_global_func("runtime.config_threadpool")
-    configure(_SHARE_ALL_CORES, count, [str(core) for core in own])
+    usable = 1 if _pool.orphaned else count
+    configure(_SHARE_ALL_CORES, usable, [str(core) for core in own])
     _pool.threads = count
 
 
