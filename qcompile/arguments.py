@@ -138,14 +138,14 @@ def _array_result(y: Any) -> Any:
 
 def _wrong_kind(x: object, spec: ValueInfo, first: object) -> QCompileError:
     if isinstance(first, np.ndarray) or type(first).__module__.startswith("torch"):
-        others = f"the first input is a {type(first).__name__}"
+        others = f"the first input of type {type(first).__name__}"
         if x is not first:
             return QCompileError(
-                f"input {spec.name} is a {type(x).__name__}, {others}",
+                f"input {spec.name} is of type {type(x).__name__}, {others}",
                 hint="pass all inputs as torch tensors, or all as numpy arrays",
             )
     return QCompileError(
-        f"input {spec.name} is a {type(x).__name__}, the program takes {spec}",
+        f"input {spec.name} is of type {type(x).__name__}, the program takes {spec}",
         hint=f"pass a torch tensor, or numpy.asarray(x, dtype={spec.dtype!r})",
     )
 

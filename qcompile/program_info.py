@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 MAX_RANK = 16
+DTYPES = ("float32", "float64", "uint8", "int8", "int16", "int32", "int64", "bool")
 
 T = TypeVar("T")
 
@@ -127,6 +128,8 @@ def from_json(value: object) -> ProgramInfo:
     for spec in (*info.inputs, *info.outputs):
         if len(spec.shape) > MAX_RANK or any(size < 0 for size in spec.shape):
             raise InfoError(f"{spec.name} has the shape {spec.shape}")
+        if spec.dtype not in DTYPES:
+            raise InfoError(f"{spec.name} has the dtype {spec.dtype!r}")
     if not info.inputs or not info.outputs:
         raise InfoError("a program has inputs and outputs")
     return info
@@ -163,5 +166,5 @@ def _value(hint: Any, value: object, where: str) -> Any:
             raise InfoError(f"{where} does not map strings to strings")
         return dict(typing.cast("dict[str, str]", value))
     if type(value) is not hint:
-        raise InfoError(f"{where} is a {type(value).__name__}, not a {hint.__name__}")
+        raise InfoError(f"{where} is of type {type(value).__name__}, not {hint.__name__}")
     return value

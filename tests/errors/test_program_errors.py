@@ -1,0 +1,315 @@
+"""What is said when a program is called wrongly, or its file cannot be read or written."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from toy_library import affine_info, affine_library, affine_program, pair_program
+
+import qcompile
+from qcompile import QCompileError
+from qcompile.program import Program
+from qcompile.program_file import pack
+from qcompile.runtime import cores
+
+
+def says(function: Callable[[], Any]) -> str:
+    with pytest.raises(QCompileError) as caught:
+        function()
+    return str(caught.value)
+
+
+# --- inputs --------------------------------------------------------------------------------------
+
+X = torch.zeros(2, 3, 8)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (
+            (),
+            "the program takes 1 input, got 0\n  call program(x: float32[N, 3, 8])",
+        ),
+        ((X, X), "the program takes 1 input, got 2\n  call program(x: float32[N, 3, 8])"),
+        (
+            (X.double(),),
+            "input x is float64, the program takes float32[N, 3, 8]\n  pass x.float()",
+        ),
+        (
+            (X.double().numpy(),),
+            "input x is float64, the program takes float32[N, 3, 8]\n  pass x.astype('float32')",
+        ),
+        (
+            (X.byte(),),
+            "input x is uint8, the program takes float32[N, 3, 8]\n  pass x.float()",
+        ),
+        (
+            (X[0],),
+            (
+                "input x has the shape [3, 8], the program takes float32[N, 3, 8]\n"
+                "  the batch dimension is missing: pass x.unsqueeze(0)"
+            ),
+        ),
+        (
+            (X[0].numpy(),),
+            (
+                "input x has the shape [3, 8], the program takes float32[N, 3, 8]\n"
+                "  the batch dimension is missing: pass x[None]"
+            ),
+        ),
+        (
+            (X.permute(0, 2, 1),),
+            (
+                "input x has the shape [2, 8, 3], the program takes float32[N, 3, 8]\n"
+                "  the channels come last, they belong behind the batch: pass x.permute(0, 2, 1)"
+            ),
+        ),
+        (
+            (torch.zeros(2, 3, 9),),
+            (
+                "input x has the shape [2, 3, 9], the program takes float32[N, 3, 8]\n"
+                "  only the size of the batch, dimension 0, may differ from what was compiled"
+            ),
+        ),
+        (
+            (torch.zeros(()),),
+            (
+                "input x has the shape [], the program takes float32[N, 3, 8]\n"
+                "  only the size of the batch, dimension 0, may differ from what was compiled"
+            ),
+        ),
+        ((X[:0],), "input x is an empty batch\n  pass at least one sample"),
+        (
+            (X.tolist(),),
+            (
+                "input x is of type list, the program takes float32[N, 3, 8]\n"
+                "  pass a torch tensor, or numpy.asarray(x, dtype='float32')"
+            ),
+        ),
+        (
+            (None,),
+            (
+                "input x is of type NoneType, the program takes float32[N, 3, 8]\n"
+                "  pass a torch tensor, or numpy.asarray(x, dtype='float32')"
+            ),
+        ),
+        (
+            (X.to("meta"),),
+            "input x lies on meta, the program runs on the CPU\n  pass x.cpu()",
+        ),
+        (
+            (X.to_sparse(),),
+            "input x is a tensor of layout torch.sparse_coo\n  pass x.to_dense()",
+        ),
+    ],
+)
+def test_wrong_input(inputs: tuple[Any, ...], message: str) -> None:
+    assert says(lambda: affine_program()(*inputs)) == message
+
+
+def test_several_inputs_that_do_not_fit_together() -> None:
+    program = pair_program()
+    a, b = torch.zeros(2, 5), torch.zeros(2, 4, dtype=torch.int32)
+    assert "b is float32, the program takes int32[N, 4]\n  pass x.to(torch.int32)" in says(
+        lambda: program(a, b.float())
+    )
+    assert "batches of different sizes (a: 2, b: 1)" in says(lambda: program(a, b[:1]))
+    message = says(lambda: program(a, b.numpy()))
+    assert message.startswith("input b is of type ndarray, the first input of type Tensor")
+    assert "all as numpy arrays" in message
+
+
+@pytest.mark.parametrize("count", [0, -1, 10**6, 1.0, True, "2", None])
+def test_num_threads(count: Any) -> None:
+    program = affine_program()
+    before = program.num_threads
+
+    def change() -> None:
+        program.num_threads = count
+
+    assert f"a number from 1 to {cores()}" in says(change)
+    assert program.num_threads == before
+
+
+# --- files that are no program -------------------------------------------------------------------
+
+
+def archive(**members: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        for name, data in members.items():
+            file.writestr(name.replace("_", "."), data)
+    return buffer.getvalue()
+
+
+def with_head(**change: Any) -> bytes:
+    """A program's file with another program.json."""
+    with zipfile.ZipFile(io.BytesIO(pack(affine_info(), b"code"))) as file:
+        head = json.loads(file.read("program.json"))
+    return archive(program_json=json.dumps({**head, **change}).encode(), library_so=b"code")
+
+
+def bomb() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("program.json", b" " * (65 << 20))
+    return buffer.getvalue()
+
+
+GOOD = pack(affine_info(), b"code")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "the file is empty"),
+        (b"\x7fELF" + bytes(99), "this is no qcompile program"),
+        (b"PK\x03\x04 and nothing more", "truncated or damaged (File is not a zip file)"),
+        (GOOD[: len(GOOD) // 2], "truncated or damaged"),
+        (GOOD.replace(b"library.so", b"library.sx"), "holds program.json, library.sx instead of"),
+        (archive(a_txt=b"hello"), "a zip archive without one program.json"),
+        (archive(program_json=b"{"), "program.json is damaged (Expecting"),
+        (archive(program_json=b"[" * 100000), "program.json is damaged ("),
+        (archive(program_json=b"\xff"), "program.json is damaged ("),
+        (archive(program_json=b"[]"), "this is no qcompile program"),
+        (archive(program_json=b'{"format": "other"}'), "this is no qcompile program"),
+        (with_head(version=2), "the file has format version 2, this qcompile reads up to 1"),
+        (with_head(version="1"), "program.json is damaged (version '1')"),
+        (with_head(version=True), "program.json is damaged (version True)"),
+        (with_head(info={}), "program.json is damaged (program lacks "),
+        (with_head(library={}), "program.json is damaged ('size')"),
+        (with_head(library=[]), "program.json is damaged ("),
+        (with_head(library={"size": 4, "sha256": "0" * 64}), "its SHA-256 differs"),
+        (
+            archive(program_json=b'{"format": "qcompile program", "version": 1}', more_so=b""),
+            "holds program.json, more.so instead of program.json, library.so",
+        ),
+        (bomb(), "program.json claims 68,157,440 bytes in 6"),
+    ],
+)
+def test_no_program(tmp_path: Path, data: bytes, message: str) -> None:
+    path = tmp_path / "net.qcp"
+    path.write_bytes(data)
+    said = says(lambda: qcompile.load(path))
+    assert said.startswith(f"{path}: ")
+    assert message in said
+
+
+def test_not_readable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "net.qcp: there is no such file" in says(lambda: qcompile.load(tmp_path / "net.qcp"))
+    assert "cannot read the file: Is a directory" in says(lambda: qcompile.load(tmp_path))
+    assert "cannot read the file: embedded null" in says(lambda: qcompile.load("a\0b"))
+    (tmp_path / "file").touch()
+    message = says(lambda: qcompile.load(tmp_path / "file" / "net.qcp"))
+    assert "cannot read the file: Not a directory" in message
+
+
+def test_another_machine(tmp_path: Path) -> None:
+    path = tmp_path / "net.qcp"
+    Program(replace(affine_info(), machine="riscv64"), affine_library()).save(path)
+    message = says(lambda: qcompile.load(path))
+    assert message.startswith(f"{path}: compiled for riscv64, this machine is ")
+    assert 'qcompile.compile(..., target="cpu") here' in message
+
+
+def test_missing_instructions(tmp_path: Path) -> None:
+    path = tmp_path / "net.qcp"
+    info = replace(affine_info(), arch="future", features=("sse4.2", "avx9000f", "+teleport"))
+    program = Program(info, affine_library())
+    program.save(path)
+    for run in (lambda: qcompile.load(path), lambda: program(X)):
+        message = says(run)
+        assert "compiled for future, with instructions that this machine lacks: " in message
+        assert "avx9000f, +teleport" in message
+        assert "sse4.2" not in message
+
+
+def test_a_library_that_does_not_load(tmp_path: Path) -> None:
+    path = tmp_path / "net.qcp"
+    Program(affine_info(), b"no library").save(path)
+    assert "the program's library cannot be loaded: " in says(lambda: qcompile.load(path))
+
+
+def test_no_folder_for_temporary_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", no_room)
+    message = says(lambda: affine_program()(X))
+    assert "the program's library cannot be loaded: [Errno 28] No space left" in message
+    assert "TMPDIR names another" in message
+
+
+@pytest.mark.parametrize(
+    ("hidden", "message"),
+    [("tvm", "libtvm_runtime.so is not there"), ("tvm_ffi", "tvm_ffi cannot be imported")],
+)
+def test_no_runtime(tmp_path: Path, hidden: str, message: str) -> None:
+    path = tmp_path / "net.qcp"
+    affine_program().save(path)
+    code = f"""
+import sys
+sys.modules["torch"] = sys.modules["{hidden}"] = None
+import qcompile
+try:
+    qcompile.load(sys.argv[1])
+except qcompile.QCompileError as error:
+    print(error)
+"""
+    command = [sys.executable, "-c", code, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert message in done.stdout
+    assert "pip install numpy 'apache-tvm-ffi" in done.stdout
+
+
+# --- saving --------------------------------------------------------------------------------------
+
+
+def test_nowhere_to_save(tmp_path: Path) -> None:
+    program = affine_program()
+    message = says(lambda: program.save(tmp_path / "no" / "net.qcp"))
+    assert f"there is no folder {tmp_path / 'no'}\n  mkdir -p" in message
+    assert "is there already, and is no file" in says(lambda: program.save(tmp_path))
+    assert "is there already, and is no file" in says(lambda: program.save("/dev/null"))
+    assert "File name too long" in says(lambda: program.save(tmp_path / ("n" * 300)))
+
+
+@pytest.mark.parametrize(
+    ("function", "code"),
+    [("open", errno.EROFS), ("fsync", errno.ENOSPC), ("replace", errno.EACCES)],
+)
+def test_a_disk_that_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str, code: int
+) -> None:
+    path = tmp_path / "net.qcp"
+    path.write_bytes(b"the old file")
+    program = affine_program()
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, function, refuse)
+        message = says(lambda: program.save(path))
+    assert f"cannot save the program: {os.strerror(code)}" in message
+    assert path.read_bytes() == b"the old file"
+    assert [p.name for p in tmp_path.iterdir()] == ["net.qcp"]
+
+
+def test_arrays_of_the_other_byte_order() -> None:
+    x = np.zeros((1, 3, 8), ">f4")
+    assert "input x is >f4, the program takes float32[N, 3, 8]" in says(lambda: affine_program()(x))
