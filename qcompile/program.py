@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from qcompile.arguments import Arguments
@@ -56,6 +57,19 @@ class Program:
         if self._info.returns_tuple:
             return tuple([to_result(y) for y in result])
         return to_result(result)
+
+    def run_instrumented(self, instrument: Callable[..., Any], *inputs: Any) -> None:
+        """Run once, in a virtual machine of its own, with a look at every function it calls.
+
+        Args:
+            instrument: called before and after each with (function, name, whether it is before,
+                result, *arguments); a kernel's last tensor is the one that it writes.
+        """
+        arguments, _ = self._arguments.check(inputs)
+        machine = self.library().machine()
+        machine["set_instrument"](instrument)
+        use_threads(self._num_threads)
+        machine["main"](*arguments)
 
     def library(self) -> Library:
         """The loaded library.

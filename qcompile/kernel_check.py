@@ -1,0 +1,224 @@
+"""A program's kernels, one by one, against the reference ops of the nodes that they compute."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
+from torch.utils.dlpack import from_dlpack
+
+from qcompile.codegen.layout import layout_of
+from qcompile.errors import QCompileError
+from qcompile.ir import ops
+from qcompile.ir.graph import constant_of, spec
+from qcompile.pipelines import lower
+from qcompile.program import Program
+from qcompile.program_info import KernelInfo
+from qcompile.verify_report import KernelReport, Mismatch
+
+_UNPACKED = 1 << 24  # elements of a matrix that is made at once
+
+
+def float_error(got: Tensor, expected: Tensor) -> tuple[float, float]:
+    """Largest absolute error, and the same relative to max(1, largest finite expected value).
+
+    Equal infinities and two NaN are no error; a NaN against a number is an infinite one.
+    """
+    if got.numel() == 0:
+        return 0.0, 0.0
+    same = (got == expected) | (got.isnan() & expected.isnan())
+    difference = torch.where(same, 0.0, (got.double() - expected.double()).abs())
+    error = float(torch.nan_to_num(difference, nan=torch.inf, posinf=torch.inf).amax())
+    finite = torch.where(expected.isfinite(), expected, 0.0).abs()
+    return error, error / max(1.0, float(finite.amax()))
+
+
+@dataclass
+class _Kernel:
+    info: KernelInfo
+    nodes: tuple[Node, ...]
+    equal: bool | None = None
+    mismatch: Mismatch | None = None
+    error: float | None = None
+    relative: float = 0.0
+
+    @property
+    def result(self) -> Node:
+        return self.nodes[-1]
+
+    def compare(self, got: Tensor, expected: Tensor, batch: int, start: int) -> None:
+        if expected.dtype.is_floating_point:
+            error, relative = float_error(got, expected)
+            self.error = max(self.error or 0.0, error)
+            self.relative = max(self.relative, relative)
+            return
+        wrong = got != expected
+        count = int(wrong.sum())
+        self.equal = (self.equal is not False) and count == 0
+        if count and self.mismatch is None:
+            at = tuple(int(i) for i in wrong.nonzero()[0])
+            values = int(expected[at]), int(got[at])
+            index = (at[0] + start, *at[1:])
+            self.mismatch = Mismatch(batch, index, *values, count, wrong.numel())
+        elif count and self.mismatch is not None:
+            self.mismatch = self.mismatch.plus(count, wrong.numel())
+        elif self.mismatch is not None:
+            self.mismatch = self.mismatch.plus(0, wrong.numel())
+
+
+class KernelChecker:
+    """Runs a program on chunks of samples and keeps score of each kernel."""
+
+    def __init__(self, program: Program, converted: GraphModule, tolerance: float) -> None:
+        """Lower the graph again, and find each kernel's nodes in it.
+
+        Raises:
+            QCompileError: the lowered graph has not the nodes that the program's kernels name.
+        """
+        self._program = program
+        self._tolerance = tolerance
+        self._gm = lower(converted)
+        nodes = {node.name: node for node in self._gm.graph.nodes}
+        self._kernels: list[_Kernel] = []
+        for info in program.info.kernels:
+            if not info.nodes or not nodes.keys() >= set(info.nodes):
+                raise QCompileError(
+                    f"kernel {info.name} computes {', '.join(info.nodes) or 'nothing'}, which the "
+                    "lowered graph does not have",
+                    hint="compile the program with the version of qcompile that verifies it",
+                )
+            self._kernels.append(_Kernel(info, tuple(nodes[name] for name in info.nodes)))
+
+    def run(self, inputs: Sequence[Tensor], batch: int, start: int) -> Tensor:
+        """Check every kernel on a chunk.
+
+        Returns:
+            bool `[N]`: the samples in which every integer is what the reference graph has.
+        """
+        written = self._capture(inputs)
+        placeholders = [n for n in self._gm.graph.nodes if n.op == "placeholder"]
+        seen = _Values(self._gm, dict(zip(placeholders, inputs, strict=True)))
+        pure = _Values(self._gm, dict(zip(placeholders, inputs, strict=True)))
+        steady = torch.ones(inputs[0].shape[0], dtype=torch.bool)
+        for kernel, got in zip(self._kernels, written, strict=True):
+            reference = pure.compute(kernel.nodes)
+            pure.keep(kernel.result, reference)
+            expected = reference
+            if not all(torch.equal(seen[n], pure[n]) for n in _outside(kernel.nodes)):
+                expected = seen.compute(kernel.nodes)
+            kernel.compare(got, expected, batch, start)
+            seen.keep(kernel.result, got)
+            if not got.dtype.is_floating_point:
+                steady &= (got == reference).flatten(1).all(1)
+        return steady
+
+    def _capture(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """What each kernel wrote, in torch's order of dimensions, in the order of the kernels."""
+        written: dict[str, list[Any]] = defaultdict(list)
+        names = {kernel.info.name for kernel in self._kernels}
+
+        def instrument(_: Any, name: str, before: bool, __: Any, *arguments: Any) -> None:
+            if not before and str(name) in names:
+                tensors = [a for a in arguments if hasattr(a, "__dlpack__")]
+                written[str(name)].append(from_dlpack(tensors[-1]).clone())
+
+        self._program.run_instrumented(instrument, *inputs)
+        results = []
+        for kernel in self._kernels:
+            name = kernel.info.name
+            if not written[name]:
+                raise QCompileError(f"the program did not run its kernel {name}")
+            results.append(_logical(written[name].pop(0), kernel.result))
+        return results
+
+    def reports(self) -> Iterator[KernelReport]:
+        """One row a kernel, in the order in which they run."""
+        for kernel in self._kernels:
+            yield KernelReport(
+                layer=kernel.info.layer,
+                kernel=kernel.info.name,
+                nodes=kernel.info.nodes,
+                equal=kernel.equal,
+                mismatch=kernel.mismatch,
+                max_error=kernel.error,
+                ok=kernel.equal is not False and kernel.relative <= self._tolerance,
+            )
+
+
+def _logical(memory: Tensor, node: Node) -> Tensor:
+    """A value as torch has it, from how it lies in memory."""
+    shape, layout = spec(node).shape, layout_of(node)
+    physical = memory.reshape(-1, *layout.shape)
+    if len(shape) > 2 and not layout.packed and not layout.torch_order:
+        physical = physical.movedim(-1, 1)
+    return physical.view(spec(node).dtype) if layout.packed else physical
+
+
+class _Values:
+    """Values of nodes: those kept, constants, and views of them computed on demand."""
+
+    def __init__(self, gm: GraphModule, kept: dict[Node, Tensor]) -> None:
+        self._gm = gm
+        self._kept = kept
+
+    def keep(self, node: Node, value: Tensor) -> None:
+        self._kept[node] = value
+
+    def __getitem__(self, node: Node) -> Tensor:
+        if node in self._kept:
+            return self._kept[node]
+        constant = constant_of(self._gm, node)
+        return self._call(node, self) if constant is None else constant
+
+    def compute(self, nodes: Sequence[Node]) -> Tensor:
+        """The last node's value, by the reference ops, from what is known outside of the nodes."""
+        inside = _Values(self._gm, dict(self._kept))
+        for node in nodes:
+            inside.keep(node, self._call(node, inside))
+        return inside[nodes[-1]]
+
+    def _call(self, node: Node, values: _Values) -> Tensor:
+        assert callable(node.target), node
+        function = _FAST.get(node.target, node.target)
+        with torch.no_grad():
+            return function(
+                *map_arg(node.args, lambda n: values[n]),
+                **map_arg(node.kwargs, lambda n: values[n]),
+            )
+
+
+def _outside(nodes: Sequence[Node]) -> list[Node]:
+    """The activations that a group of nodes reads."""
+    read = dict.fromkeys(n for node in nodes for n in node.all_input_nodes)
+    return [n for n in read if n not in nodes and n.op != "get_attr"]
+
+
+# --- references that are faster than their definition, and equal ---------------------------------
+
+
+def _signs(words: Tensor) -> Tensor:
+    """±1 float32 `[..., V * 32]` of int32 words `[..., V]`: +1 for bit 0."""
+    bits = (words.unsqueeze(-1) >> torch.arange(ops.WORD, dtype=torch.int32)) & 1
+    return (1 - 2 * bits).flatten(-2).to(torch.float32)
+
+
+def xnor_matmul(bits: Tensor, weight: Tensor, k: int, groups: int) -> Tensor:
+    """`ops.xnor_matmul` as a matrix product: bits past the last are 0 on both sides, each adds 1."""
+    spare = weight.shape[1] * ops.WORD - k
+    rows = bits.shape[0] * _UNPACKED // max(1, bits.numel() * ops.WORD)
+    out = []
+    for chunk in bits.split(max(1, rows)):
+        pairs = zip(chunk.chunk(groups, -1), weight.chunk(groups), strict=True)
+        # Below 2^24 a sum of ±1 is exact in float32.
+        products = [_signs(x) @ _signs(w).T - spare for x, w in pairs]
+        out.append(torch.cat(products, -1).movedim(-1, 1).to(torch.int32))
+    return torch.cat(out).contiguous()
+
+
+_FAST: dict[Any, Callable[..., Any]] = {torch.ops.qcompile.xnor_matmul.default: xnor_matmul}

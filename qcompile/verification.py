@@ -1,0 +1,150 @@
+"""Is the program right? Every kernel against its reference, and the whole against the graph.
+
+The program runs with an instrument in its virtual machine that keeps what each kernel wrote. Then
+the reference of each kernel's ops runs on what the kernels before it wrote: so a kernel answers for
+itself alone, integers must be equal, and a wrong one is named.
+
+Float kernels may add in another order than the reference. Where such a value is quantized next, a
+value within rounding of the boundary may get another level, though every kernel is right. Samples
+in which that happened are counted and left out of the end-to-end error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+
+from qcompile.errors import QCompileError
+from qcompile.fingerprint import fingerprint
+from qcompile.ir.graph import stage_of
+from qcompile.ir.stages import Stage
+from qcompile.kernel_check import KernelChecker, float_error
+from qcompile.program import Program
+from qcompile.verify_report import OutputReport, VerifyReport
+
+__all__ = ["TOLERANCE", "VerifyReport", "verify"]
+
+TOLERANCE = 1e-4  # of float values, relative to the largest value of the tensor or 1
+_CHUNK = 64  # samples whose intermediate values are kept at once
+
+
+def verify(
+    program: Program, converted: GraphModule, inputs: Any, *, tolerance: float = TOLERANCE
+) -> VerifyReport:
+    """Compare a program with the graph that it was compiled from.
+
+    Args:
+        converted: what `convert` gave and `compile` took.
+        inputs: a tensor, or a tuple of them for a program of several inputs; or a list of such, one
+            for each batch. Batches may have different sizes.
+        tolerance: the largest error of a float result, relative to the largest value of that
+            tensor, or to 1 if that is less.
+
+    Raises:
+        QCompileError: `converted` is not the graph of this program, or the inputs do not fit or
+            hold NaN, on which no comparison says anything.
+    """
+    _check_graph(program, converted)
+    batches = _batches(inputs, len(program.info.inputs))
+    checker = KernelChecker(program, converted, tolerance)
+    totals = [_Total(info.name) for info in program.info.outputs]
+    borderline = samples = 0
+    for number, batch in enumerate(batches):
+        got = _tuple(program(*batch))  # says what is wrong with the inputs, if anything is
+        _check_nan(batch, program)
+        size = batch[0].shape[0]
+        steady = torch.ones(size, dtype=torch.bool)
+        for start in range(0, size, _CHUNK):
+            chunk = [x.detach()[start : start + _CHUNK] for x in batch]
+            steady[start : start + _CHUNK] = checker.run(chunk, number, start)
+        expected = _tuple(_reference(converted, batch))
+        for total, y, reference in zip(totals, got, expected, strict=True):
+            total.add(y, reference, steady)
+        borderline += size - int(steady.sum())
+        samples += size
+    return VerifyReport(
+        kernels=tuple(checker.reports()),
+        outputs=tuple(total.report() for total in totals),
+        samples=samples,
+        borderline=borderline,
+        tolerance=tolerance,
+    )
+
+
+def _check_graph(program: Program, converted: GraphModule) -> None:
+    stage = stage_of(converted)
+    if stage is not Stage.CONVERTED:
+        raise QCompileError(
+            f"verify takes the converted graph, this one is {stage.value}",
+            hint="pass what qcompile.convert gave",
+        )
+    if fingerprint(converted) != program.info.fingerprint:
+        raise QCompileError(
+            f"the program {program.info.model} was not compiled from this graph",
+            hint="pass the converted graph that qcompile.compile took, or compile this one",
+        )
+
+
+def _batches(inputs: Any, count: int) -> list[tuple[Tensor, ...]]:
+    if isinstance(inputs, Tensor):
+        inputs = [inputs]
+    if not isinstance(inputs, Sequence) or not inputs:
+        raise QCompileError(
+            f"inputs is {inputs!r}" if inputs in ((), []) else f"inputs is {type(inputs).__name__}",
+            hint="pass a tensor, a tuple of the program's inputs, or a list of such",
+        )
+    tensors = all(isinstance(x, Tensor) for x in inputs)
+    if tensors and count > 1:
+        inputs = [inputs]
+    batches = [(b,) if isinstance(b, Tensor) else tuple(b) for b in inputs]
+    for x in (x for batch in batches for x in batch if not isinstance(x, Tensor)):
+        raise QCompileError(
+            f"inputs holds something of type {type(x).__name__}", hint="verify takes torch tensors"
+        )
+    return batches
+
+
+def _check_nan(batch: Sequence[Tensor], program: Program) -> None:
+    for x, info in zip(batch, program.info.inputs, strict=True):
+        if x.is_floating_point() and bool(torch.isnan(x).any()):
+            raise QCompileError(
+                f"input {info.name} holds NaN, which no comparison can be made on",
+                hint="look for what made it: a division by zero, or a sample that is broken",
+            )
+
+
+def _reference(converted: GraphModule, batch: Sequence[Tensor]) -> Any:
+    with torch.no_grad():
+        return converted(*[x.detach() for x in batch])
+
+
+def _tuple(value: Any) -> tuple[Tensor, ...]:
+    return (value,) if isinstance(value, Tensor) else tuple(value)
+
+
+class _Total:
+    """One output's comparison, summed over batches."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.error = 0.0
+        self.relative = 0.0
+        self.same = self.ranked = 0
+
+    def add(self, got: Tensor, expected: Tensor, steady: Tensor) -> None:
+        if got.dtype.is_floating_point:
+            error, relative = float_error(got[steady], expected[steady])
+        else:
+            error = relative = float((got[steady].long() - expected[steady].long()).abs().amax())
+        self.error, self.relative = max(self.error, error), max(self.relative, relative)
+        if got.dim() == 2 and got.shape[1] > 1:
+            self.same += int((got.argmax(1) == expected.argmax(1)).sum())
+            self.ranked += got.shape[0]
+
+    def report(self) -> OutputReport:
+        agreement = self.same / self.ranked if self.ranked else None
+        return OutputReport(self.name, self.error, self.relative, agreement)

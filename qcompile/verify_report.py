@@ -1,0 +1,195 @@
+"""What verification found, as data and as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from qcompile.errors import QCompileError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+COLUMNS = ("layer", "kernel", "integers", "max error", "")
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """Integers that are not equal.
+
+    Attributes:
+        batch: number of the batch among the inputs.
+        index: of the first wrong element in that batch, in torch's order of dimensions.
+        expected, got: the first wrong element.
+        count: how many elements are wrong, in all batches.
+        total: of how many, from the first batch with a wrong one on.
+    """
+
+    batch: int
+    index: tuple[int, ...]
+    expected: int
+    got: int
+    count: int
+    total: int
+
+    def plus(self, count: int, total: int) -> Mismatch:
+        """The same with more elements counted."""
+        return replace(self, count=self.count + count, total=self.total + total)
+
+    def __str__(self) -> str:
+        at = f"{list(self.index)}" + (f" of batch {self.batch}" if self.batch else "")
+        return (
+            f"{self.count:,} of {self.total:,} differ, first at {at}: "
+            f"{self.got} instead of {self.expected}"
+        )
+
+
+@dataclass(frozen=True)
+class KernelReport:
+    """One kernel against the reference of its nodes, on its actual inputs.
+
+    Attributes:
+        layer: the user's layer.
+        kernel: its name.
+        nodes: of the lowered graph.
+        equal: whether all integers are equal; None where it gives floats.
+        mismatch: the first wrong integer, or None.
+        max_error: largest absolute error of a float; None where it gives integers.
+        ok: equal, or within the tolerance.
+    """
+
+    layer: str
+    kernel: str
+    nodes: tuple[str, ...]
+    equal: bool | None
+    mismatch: Mismatch | None
+    max_error: float | None
+    ok: bool
+
+    def __str__(self) -> str:
+        where = f"{self.layer} ({self.kernel})" if self.layer else self.kernel
+        if self.mismatch is not None:
+            return f"{where}: {self.mismatch}"
+        return f"{where}: " + ("equal" if self.equal else f"max error {self.max_error:.3g}")
+
+
+@dataclass(frozen=True)
+class OutputReport:
+    """One output of the whole program against the converted graph.
+
+    Attributes:
+        name: of the output.
+        max_error: largest absolute error.
+        relative_error: the same over the output's largest value, or 1 if that is less.
+        top1_agreement: share of samples with the same largest class; None where the output is not
+            `[N, classes]`.
+    """
+
+    name: str
+    max_error: float
+    relative_error: float
+    top1_agreement: float | None
+
+    def __str__(self) -> str:
+        top1 = self.top1_agreement
+        return f"{self.name}: max error {self.max_error:.3g}" + (
+            "" if top1 is None else f", same top-1 in {100 * top1:.2f} %"
+        )
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """Everything that verification found.
+
+    Attributes:
+        kernels: in the order in which they run.
+        outputs: of the program.
+        samples: how many were compared.
+        borderline: in how many of them a float value within rounding of a quantizer's boundary got
+            another level than in the reference; they do not count for the outputs' errors.
+        tolerance: of float values.
+    """
+
+    kernels: tuple[KernelReport, ...]
+    outputs: tuple[OutputReport, ...]
+    samples: int
+    borderline: int
+    tolerance: float
+
+    @property
+    def ok(self) -> bool:
+        """All integers equal, all floats within the tolerance."""
+        return all(kernel.ok for kernel in self.kernels) and all(map(self._within, self.outputs))
+
+    def _within(self, output: OutputReport) -> bool:
+        return output.relative_error <= self.tolerance
+
+    @property
+    def max_error(self) -> float:
+        """Largest absolute error of any output."""
+        return max(output.max_error for output in self.outputs)
+
+    @property
+    def top1_agreement(self) -> float | None:
+        """The lowest of the outputs', None where no output ranks classes."""
+        shares = [o.top1_agreement for o in self.outputs if o.top1_agreement is not None]
+        return min(shares) if shares else None
+
+    def failures(self) -> list[str]:
+        """What is wrong, a line each."""
+        kernels = [str(kernel) for kernel in self.kernels if not kernel.ok]
+        return kernels + [str(output) for output in self.outputs if not self._within(output)]
+
+    def raise_if_failed(self) -> None:
+        """Do nothing if all is well.
+
+        Raises:
+            QCompileError: naming what is wrong.
+        """
+        if self.ok:
+            return
+        lines = self.failures()
+        rest = f"\n  and {len(lines) - 5} more" if len(lines) > 5 else ""
+        raise QCompileError(
+            "the program does not compute what its graph does:\n  " + "\n  ".join(lines[:5]) + rest,
+            hint="this is a fault of the compiler, or of a damaged program: compile it again",
+        )
+
+    def verdict(self) -> str:
+        """The last line: verified or not, and on how much."""
+        word = "verified" if self.ok else "NOT VERIFIED"
+        exact = [kernel for kernel in self.kernels if kernel.equal is not None]
+        equal = sum(kernel.equal is True for kernel in exact)
+        text = f"{word}: {self.samples:,} samples, {equal} of {len(exact)} integer kernels equal"
+        text += "".join(f"; {output}" for output in self.outputs)
+        if self.borderline:
+            text += f"; {self.borderline:,} samples have a level that rounding decides, left out"
+        return text
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """One row a kernel, in the order of COLUMNS."""
+        return [_row(kernel) for kernel in self.kernels]
+
+    def __str__(self) -> str:
+        table: list[Sequence[str]] = [COLUMNS, *self.rows()]
+        widths = [max(len(row[i]) for row in table) for i in range(len(COLUMNS))]
+        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in table]
+        return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:], self.verdict()])
+
+    def __rich__(self) -> RenderableType:
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(*COLUMNS)
+        for row, kernel in zip(self.rows(), self.kernels, strict=True):
+            table.add_row(*map(Text, row), style=None if kernel.ok else "red")
+        return Group(table, Text(self.verdict(), style="bold green" if self.ok else "bold red"))
+
+
+def _row(kernel: KernelReport) -> tuple[str, ...]:
+    integers = {None: "", True: "equal", False: "WRONG"}[kernel.equal]
+    error = "" if kernel.max_error is None else f"{kernel.max_error:.2e}"
+    note = str(kernel.mismatch) if kernel.mismatch else "" if kernel.ok else "over the tolerance"
+    return kernel.layer, kernel.kernel, integers, error, note
