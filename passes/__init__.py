@@ -4,16 +4,30 @@ if __name__ != "qcompile.passes":
     raise ImportError("import qcompile.passes: passes/ is reached through the link qcompile/passes")
 
 from qcompile.passes.base import Declined, Pass, Result, run
+from qcompile.passes.binarize_blocks import BinarizeBlocks
+from qcompile.passes.canonicalize import Canonicalize
+from qcompile.passes.choose_quantized import ChooseQuantized
 from qcompile.passes.commute_maxpool import CommuteMaxpool
+from qcompile.passes.convert import Convert
 from qcompile.passes.correct_zero_padding import CorrectZeroPadding
 from qcompile.passes.fold_threshold import FoldThreshold
+from qcompile.passes.insert_fake_quant import InsertFakeQuant
+from qcompile.passes.insert_observers import InsertObservers
 from qcompile.passes.lower_binary_conv import LowerBinaryConv
 from qcompile.passes.lower_binary_linear import LowerBinaryLinear
 from qcompile.passes.merge_duplicates import MergeDuplicates
+from qcompile.passes.remove_dropout import RemoveDropout
 from qcompile.passes.unflatten_linear import UnflattenLinear
 
 # Every pass there is, in the order in which a model meets them.
 PASSES: tuple[type[Pass], ...] = (
+    Canonicalize,
+    ChooseQuantized,
+    BinarizeBlocks,
+    InsertObservers,
+    InsertFakeQuant,
+    RemoveDropout,
+    Convert,
     UnflattenLinear,
     CorrectZeroPadding,
     LowerBinaryConv,

@@ -15,6 +15,7 @@ and about a node in three, kept up by `verify` and by the base class of passes:
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,8 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx import GraphModule, Interpreter, Node, Tracer
+from torch.fx import Graph, GraphModule, Interpreter, Node, Tracer
+from torch.fx._symbolic_trace import _assert_is_none
 from torch.fx.proxy import TraceError
 
 from qcompile.errors import QCompileError
@@ -106,6 +108,7 @@ def trace(
             "that are settings, name the module's class in leaf_modules, or rewrite the line with "
             "torch.where",
         ) from error
+    _drop_settled_arguments(graph, concrete_args or {})
     gm = GraphModule(tracer.root, graph, type(model).__name__)
     gm.train(model.training)
     gm.meta["stage"] = Stage.TRACED
@@ -114,6 +117,16 @@ def trace(
         node.meta["layer"] = _layer(node)
     propagate(gm)
     return gm
+
+
+def _drop_settled_arguments(graph: Graph, concrete_args: Collection[str]) -> None:
+    """Take out what fx leaves of arguments with given values: a placeholder `name_1`, and its checks."""
+    for node in reversed(graph.nodes):
+        settled = node.op == "placeholder" and str(node.target).rpartition("_")[0] in concrete_args
+        checks = node.op == "call_function" and node.target in (_assert_is_none, torch._assert)
+        of_check = node.target is operator.eq and not node.users
+        if (settled and not node.users) or checks or of_check:
+            graph.erase_node(node)
 
 
 def _layer(node: Node) -> str:
@@ -214,6 +227,22 @@ def propagate(gm: GraphModule, batch: int | None = None) -> None:
         interpreter = _Propagate(gm)
         interpreter.extra_traceback = False
         interpreter.run(*inputs)
+
+
+def infer(gm: GraphModule, node: Node) -> None:
+    """Write a new node's TensorSpec into its meta, from its arguments' specs."""
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        interpreter = _Propagate(gm, garbage_collect_values=False)
+        interpreter.extra_traceback = False
+        for argument in node.all_input_nodes:
+            interpreter.env[argument] = _empty(argument.meta["spec"])
+        interpreter.run_node(node)
+
+
+def _empty(specs: Any) -> Any:
+    if isinstance(specs, TensorSpec):
+        return torch.empty(specs.shape, dtype=specs.dtype)
+    return tuple(map(_empty, specs)) if isinstance(specs, tuple) else None
 
 
 def verify(gm: GraphModule) -> None:

@@ -1,0 +1,248 @@
+"""The public functions: prepare, convert, compile."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+from torch.nn.parameter import UninitializedParameter
+
+from qcompile import pipelines
+from qcompile.calibration import calibrate
+from qcompile.errors import QCompileError
+from qcompile.ir.graph import stage_of, trace
+from qcompile.ir.plan import LayerPlan
+from qcompile.ir.stages import Stage
+from qcompile.ir.target import Target
+from qcompile.passes.base import AfterEach, run
+from qcompile.program import Program
+from qcompile.quant.observers import Observer
+from qcompile.quant.recipe import Recipe
+
+_log = logging.getLogger("qcompile")
+UNTRAINED_BITS = 3  # from here down, weights that were not trained with their quantizer are noise
+
+
+def prepare(
+    model: nn.Module,
+    example_inputs: Tensor | Sequence[Tensor],
+    recipe: Recipe | None = None,
+    *,
+    concrete_args: Mapping[str, Any] | None = None,
+    leaf_modules: Collection[type[nn.Module]] = (),
+    after_each: AfterEach | None = None,
+) -> GraphModule:
+    """Make a model that is quantized while it trains.
+
+    The result is an ordinary module with parameters of its own, to be trained as any other, or
+    calibrated: run in eval mode on a few real batches. It is in the mode the model is in.
+
+    Args:
+        model: a float network; it stays as it is.
+        example_inputs: float32, one for each argument of `forward`; dimension 0 is the batch.
+            Arguments with a default that are not given keep it.
+        recipe: `Recipe()` if None: one bit.
+        concrete_args: values for arguments that are settings, not inputs.
+        leaf_modules: classes to keep whole instead of tracing into them.
+        after_each: called with every pass and its result.
+
+    Raises:
+        QCompileError: the model or the recipe has something that cannot be had, with its place.
+    """
+    if not isinstance(model, nn.Module):
+        raise QCompileError(
+            f"a {type(model).__name__} is no model", hint="pass a torch.nn.Module, not its class"
+        )
+    if isinstance(model, GraphModule) and "stage" in model.meta:
+        stage = stage_of(model).value
+        raise QCompileError(f"this model is {stage} already", hint="prepare takes a float model")
+    recipe = Recipe() if recipe is None else recipe
+    if not isinstance(recipe, Recipe):
+        raise QCompileError(
+            f"recipe is {recipe!r}", hint="pass qcompile.Recipe(bits=1), or any of its fields"
+        )
+    inputs = _examples(example_inputs)
+    _check_initialized(model)
+    settled = _settled_arguments(model, len(inputs), concrete_args or {})
+    traced = trace(model, inputs, concrete_args=settled, leaf_modules=leaf_modules)
+    return run(pipelines.prepare_passes(recipe), traced, after_each).graph
+
+
+def convert(prepared: GraphModule, *, after_each: AfterEach | None = None) -> GraphModule:
+    """Make integers and functions of a prepared model that was trained or calibrated.
+
+    The result runs in plain PyTorch and equals `prepared.eval()` bit for bit. So that it stays so,
+    the observers of `prepared` record no more, unless it is trained again.
+
+    Raises:
+        QCompileError: it is not prepared; its observers saw nothing, or NaN or infinity.
+    """
+    if not isinstance(prepared, GraphModule) or stage_of(prepared) is not Stage.PREPARED:
+        raise QCompileError(
+            "convert takes a prepared model",
+            hint="make one with qcompile.prepare(model, example_inputs, recipe)",
+        )
+    converted = run(pipelines.convert_passes(), prepared, after_each).graph
+    for module in prepared.modules():
+        if isinstance(module, Observer):
+            module.freeze()
+    return converted
+
+
+def compile(
+    model: nn.Module,
+    example_inputs: Tensor | Sequence[Tensor] | None = None,
+    *,
+    target: str | Target = "cpu",
+    calibration: Iterable[Any] | None = None,
+    recipe: Recipe | None = None,
+    after_each: AfterEach | None = None,
+    **recipe_fields: Any,
+) -> Program:
+    """Compile a converted model, or do everything that leads there from a float one.
+
+    Args:
+        model: what `convert` gave; or a float network, which is prepared, calibrated and converted
+            but not trained, so that one needs `example_inputs`.
+        example_inputs: one tensor for each argument of `forward`; dimension 0 is the batch.
+        target: "cpu", "cpu:haswell", or a Target.
+        calibration: batches of real inputs, each a tensor or a tuple that begins with the inputs;
+            without it the example inputs have to do.
+        recipe, recipe_fields: a Recipe, or its fields: `bits=1`, `method="xnor"`, ...
+        after_each: called with every pass and its result.
+
+    Raises:
+        QCompileError: something in the model, the data or the recipe cannot be had.
+    """
+    target = Target.parse(target)
+    if isinstance(model, GraphModule) and model.meta.get("stage") is Stage.CONVERTED:
+        unused = {"example_inputs": example_inputs, "calibration": calibration, "recipe": recipe}
+        given = [name for name, value in (unused | recipe_fields).items() if value is not None]
+        if given:
+            raise QCompileError(
+                f"a converted model takes no {', '.join(given)}: that is settled",
+                hint="qcompile.compile(converted, target=...)",
+            )
+        return _compile_converted(model, target, (), after_each)
+    if isinstance(model, GraphModule) and model.meta.get("stage") is Stage.PREPARED:
+        raise QCompileError(
+            "this model is prepared, not converted",
+            hint="qcompile.compile(qcompile.convert(prepared))",
+        )
+    if example_inputs is None:
+        raise QCompileError(
+            "a float model has to be compiled with example inputs",
+            hint="qcompile.compile(model, example_inputs, bits=1)",
+        )
+    prepared = prepare(model, example_inputs, _recipe(recipe, recipe_fields), after_each=after_each)
+    notes = _notes(prepared.meta["plans"], calibration is not None)
+    for note in notes:
+        _log.warning(note)
+    calibrate(prepared, [_examples(example_inputs)] if calibration is None else calibration)
+    converted = convert(prepared, after_each=after_each)
+    return _compile_converted(converted, target, notes, after_each)
+
+
+def _compile_converted(
+    converted: GraphModule, target: Target, notes: tuple[str, ...], after_each: AfterEach | None
+) -> Program:
+    from qcompile.building import build_program  # the compiler, loaded only where it is needed
+
+    lowered = pipelines.lower(converted, after_each)
+    return build_program(converted, lowered, target, notes)
+
+
+def _recipe(recipe: Recipe | None, fields: Mapping[str, Any]) -> Recipe:
+    if recipe is not None and fields:
+        raise QCompileError(
+            f"recipe and {', '.join(fields)} are both given", hint="put them all into the recipe"
+        )
+    if recipe is not None:
+        return recipe
+    known = inspect.signature(Recipe).parameters
+    if unknown := [name for name in fields if name not in known]:
+        raise QCompileError(
+            f"compile has no argument {unknown[0]!r}", hint=f"of a recipe: {', '.join(known)}"
+        )
+    return Recipe(**fields)
+
+
+def _notes(plans: Mapping[str, LayerPlan], calibrated: bool) -> tuple[str, ...]:
+    """What the user of a model that was not trained should know."""
+    notes = []
+    bits = min((plan.weight_bits for plan in plans.values()), default=UNTRAINED_BITS + 1)
+    if bits <= UNTRAINED_BITS:
+        notes.append(
+            f"its {bits}-bit weights are not trained: expect the accuracy of a guess, and train "
+            "the prepared model to do better"
+        )
+    if not calibrated:
+        notes.append(
+            "without calibration data, activation ranges and new BatchNorms are those of the "
+            "example inputs alone"
+        )
+    return tuple(notes)
+
+
+# --- what is given -------------------------------------------------------------------------------
+
+
+def _examples(example_inputs: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
+    inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+    hint = (
+        "pass a tensor, or a tuple with one for each argument of forward; dimension 0 is the batch"
+    )
+    if not inputs:
+        raise QCompileError("there are no example inputs", hint=hint)
+    for i, x in enumerate(inputs):
+        name = f"example input {i}"
+        if not isinstance(x, Tensor):
+            raise QCompileError(f"{name} is a {type(x).__name__}, no tensor", hint=hint)
+        if x.dtype != torch.float32:
+            raise QCompileError(f"{name} is {x.dtype}, not torch.float32", hint="use x.float()")
+        if x.device.type != "cpu":
+            raise QCompileError(f"{name} is on {x.device}, not on the CPU", hint="use x.cpu()")
+        if x.dim() == 0 or x.numel() == 0:
+            raise QCompileError(f"{name} has the shape {list(x.shape)}", hint=hint)
+        if x.shape[0] != inputs[0].shape[0]:
+            raise QCompileError("the example inputs have batches of different sizes", hint=hint)
+        if not x.isfinite().all():
+            raise QCompileError(f"{name} holds NaN or infinity")
+    return inputs
+
+
+def _check_initialized(model: nn.Module) -> None:
+    for name, value in model.named_parameters():
+        if isinstance(value, UninitializedParameter):
+            raise QCompileError(
+                "it has no shape yet", where=name, hint="run the model once: model(example_inputs)"
+            )
+        if value.device.type != "cpu":
+            raise QCompileError(f"it is on {value.device}", where=name, hint="use model.cpu()")
+
+
+def _settled_arguments(
+    model: nn.Module, inputs: int, concrete_args: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Values of the arguments of `forward` that are no inputs.
+
+    Raises:
+        QCompileError: more or fewer inputs than arguments.
+    """
+    parameters = inspect.signature(model.forward).parameters.values()
+    names = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    free = [p for p in names if p.name not in concrete_args]
+    needed = [p for p in free if p.default is p.empty]
+    anything = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    if len(needed) > inputs or (len(free) < inputs and not anything):
+        takes = ", ".join(p.name for p in free) or "nothing"
+        raise QCompileError(
+            f"forward takes ({takes}), and there are {inputs} example inputs",
+            hint="pass one for each argument, or its value in concrete_args",
+        )
+    return {**{p.name: p.default for p in free[inputs:]}, **concrete_args}

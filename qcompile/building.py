@@ -1,0 +1,112 @@
+"""From a lowered graph to a Program: the library, and everything that is known about it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+
+from torch.fx import GraphModule, Node
+
+import qcompile
+from qcompile.codegen.build import build
+from qcompile.fingerprint import fingerprint
+from qcompile.ir.graph import TensorSpec, calls, constant_of, spec
+from qcompile.ir.plan import LayerPlan
+from qcompile.ir.stages import aten, dialect
+from qcompile.ir.target import Target
+from qcompile.program import Program
+from qcompile.program_info import KernelInfo, LayerInfo, ProgramInfo, ValueInfo
+
+# What multiplies a layer's weights, the most telling first: a layer may hold float ones as well.
+_PRODUCTS = (
+    (dialect.xnor_matmul.default,),
+    (dialect.conv.default, dialect.linear.default),
+    (aten.convolution.default, aten.linear.default),
+)
+
+
+def build_program(
+    converted: GraphModule, lowered: GraphModule, target: Target, notes: tuple[str, ...]
+) -> Program:
+    """Compile a lowered graph.
+
+    Args:
+        converted: what it was lowered from; the program carries its fingerprint.
+        notes: what the user should know, a sentence each.
+
+    Raises:
+        QCompileError: an op that the target has no kernel for.
+    """
+    built = build(lowered, target)
+    kernels = tuple(KernelInfo(k.name, tuple(k.nodes), k.layer, k.kind) for k in built.kernels)
+    info = ProgramInfo(
+        model=type(converted).__name__,
+        target=str(target),
+        machine=platform.machine(),
+        arch=built.arch,
+        features=tuple(built.features),
+        inputs=_inputs(lowered),
+        outputs=_outputs(lowered),
+        returns_tuple=isinstance(_result(lowered), tuple),
+        kernels=kernels,
+        layers=tuple(_layer(lowered, p, kernels) for p in converted.meta.get("plans", {}).values()),
+        fingerprint=fingerprint(converted),
+        notes=notes,
+        versions=_versions(),
+    )
+    return Program(info, built.library)
+
+
+def _versions() -> dict[str, str]:
+    packages = {"tvm": "apache-tvm", "torch": "torch"}
+    found = {name: importlib.metadata.version(package) for name, package in packages.items()}
+    return {"qcompile": qcompile.__version__, **found}
+
+
+def _value(name: str, of: TensorSpec) -> ValueInfo:
+    return ValueInfo(name, of.shape[1:], str(of.dtype).removeprefix("torch."))
+
+
+def _inputs(gm: GraphModule) -> tuple[ValueInfo, ...]:
+    nodes = gm.graph.find_nodes(op="placeholder")
+    return tuple(_value(str(node.target), spec(node)) for node in nodes)
+
+
+def _result(gm: GraphModule) -> object:
+    [output] = gm.graph.find_nodes(op="output")
+    return output.args[0]
+
+
+def _outputs(gm: GraphModule) -> tuple[ValueInfo, ...]:
+    result = _result(gm)
+    if isinstance(result, Node):
+        return (_value("output", spec(result)),)
+    assert isinstance(result, tuple)
+    return tuple(_value(f"output{i}", spec(node)) for i, node in enumerate(result))
+
+
+def _layer(gm: GraphModule, plan: LayerPlan, kernels: tuple[KernelInfo, ...]) -> LayerInfo:
+    product = _product(gm, plan.layer)
+    weight = None if product is None else constant_of(gm, product.args[1])  # type: ignore[arg-type]
+    kind = next((k.kind for k in kernels if product is not None and product.name in k.nodes), "")
+    # A layer whose result nobody needs has no weights left.
+    after = 0 if weight is None else weight.numel() * weight.element_size()
+    declined = gm.meta.get("declined", {}).get(plan.layer, "")
+    return LayerInfo(
+        layer=plan.layer,
+        kind=plan.kind,
+        weight_bits=plan.weight_bits,
+        activation_bits=plan.activation_bits,
+        weights=plan.weights,
+        bytes_before=4 * plan.weights,
+        bytes_after=after,
+        kernel=kind,
+        reason=plan.reason or declined,
+    )
+
+
+def _product(gm: GraphModule, layer: str) -> Node | None:
+    """The node that multiplies a layer's weights."""
+    nodes = [node for node in gm.graph.nodes if node.meta.get("layer") == layer]
+    found = [node for ops in _PRODUCTS for node in nodes if calls(node, *ops)]
+    return found[0] if found else None

@@ -1,0 +1,90 @@
+"""Calibrate: let a prepared model see real inputs, without training it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+
+from qcompile.errors import QCompileError
+from qcompile.ir.graph import TensorSpec
+from qcompile.quant.layers import BatchNorm
+
+_HINT = "a batch is a tensor, or a tuple of which the first are the model's inputs"
+
+
+def calibrate(prepared: GraphModule, batches: Iterable[Any]) -> int:
+    """Give observers their ranges, and BatchNorms that prepare put in their statistics.
+
+    Args:
+        prepared: changed in place, and left in eval mode. BatchNorms of the user's model keep the
+            statistics that they have.
+        batches: each an input, or a tuple or list that begins with the model's inputs; what follows
+            them, labels for instance, is not looked at.
+
+    Returns:
+        How many samples were seen.
+
+    Raises:
+        QCompileError: no batch, or one that is not what the model takes.
+    """
+    specs: tuple[TensorSpec, ...] = prepared.meta["inputs"]
+    checked = [inputs_of(batch, specs, i) for i, batch in enumerate(batches)]
+    if not checked:
+        raise QCompileError("there is no calibration batch", hint=_HINT)
+    prepared.eval()
+    with torch.no_grad():
+        _estimate_norms(prepared, checked)
+        for inputs in checked:
+            prepared(*inputs)
+    return sum(inputs[0].shape[0] for inputs in checked)
+
+
+def _estimate_norms(prepared: GraphModule, batches: Sequence[tuple[Tensor, ...]]) -> None:
+    """Average the batches' statistics, on a copy: no observer shall see what is not final."""
+    paths = prepared.meta.get("fresh_norms", ())
+    if not paths:
+        return
+    twin = copy.deepcopy(prepared)
+    norms = {path: twin.get_submodule(path) for path in paths}
+    for norm in norms.values():
+        assert isinstance(norm, BatchNorm)
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain average of all batches
+        norm.train()
+    for inputs in batches:
+        twin(*inputs)
+    for path, norm in norms.items():
+        prepared.get_submodule(path).load_state_dict(norm.state_dict())
+
+
+def inputs_of(batch: Any, specs: Sequence[TensorSpec], number: int) -> tuple[Tensor, ...]:
+    """A batch's inputs, checked.
+
+    Raises:
+        QCompileError: they are no tensors, or of another shape or dtype, or hold NaN or infinity.
+    """
+    where = f"calibration batch {number}"
+    values = batch if isinstance(batch, (tuple, list)) else (batch,)
+    inputs = tuple(values[: len(specs)])
+    if len(inputs) < len(specs):
+        raise QCompileError(
+            f"it has {len(inputs)} inputs, the model takes {len(specs)}", where=where, hint=_HINT
+        )
+    for x, spec in zip(inputs, specs, strict=True):
+        if not isinstance(x, Tensor):
+            raise QCompileError(f"{type(x).__name__} is no tensor", where=where, hint=_HINT)
+        sizes = tuple(x.shape)
+        if sizes[1:] != spec.shape[1:] or len(sizes) != len(spec.shape) or x.dtype != spec.dtype:
+            wanted = TensorSpec(("N", *spec.shape[1:]), spec.dtype)  # type: ignore[arg-type]
+            given = TensorSpec(sizes, x.dtype)
+            raise QCompileError(f"an input is {given}, the model takes {wanted}", where=where)
+        if sizes[0] == 0:
+            raise QCompileError("it is empty", where=where)
+        if not x.isfinite().all():
+            raise QCompileError("an input holds NaN or infinity", where=where)
+    return inputs

@@ -1,0 +1,74 @@
+"""Which passes a model goes through, and why in this order.
+
+traced  -- prepare -->  prepared  -- convert -->  converted  -- lower -->  lowered
+"""
+
+from __future__ import annotations
+
+from torch.fx import GraphModule
+
+from qcompile.passes.base import AfterEach, Pass, run
+from qcompile.passes.binarize_blocks import BinarizeBlocks
+from qcompile.passes.canonicalize import Canonicalize
+from qcompile.passes.choose_quantized import ChooseQuantized
+from qcompile.passes.commute_maxpool import CommuteMaxpool
+from qcompile.passes.convert import Convert
+from qcompile.passes.correct_zero_padding import CorrectZeroPadding
+from qcompile.passes.fold_threshold import FoldThreshold
+from qcompile.passes.insert_fake_quant import InsertFakeQuant
+from qcompile.passes.insert_observers import InsertObservers
+from qcompile.passes.lower_binary_conv import LowerBinaryConv
+from qcompile.passes.lower_binary_linear import LowerBinaryLinear
+from qcompile.passes.merge_duplicates import MergeDuplicates
+from qcompile.passes.remove_dropout import RemoveDropout
+from qcompile.passes.unflatten_linear import UnflattenLinear
+from qcompile.quant.recipe import Recipe
+
+
+def prepare_passes(recipe: Recipe) -> tuple[Pass, ...]:
+    """Traced to prepared: what is trained."""
+    return (
+        # The others know one spelling of each operation.
+        Canonicalize(),
+        # The plan decides whom the following ones touch.
+        ChooseQuantized(recipe),
+        # Moves what stands in front of a layer, so before anything is put directly in front of it.
+        BinarizeBlocks(recipe),
+        InsertObservers(recipe),
+        # Takes the observers in, and ends the traced stage.
+        InsertFakeQuant(recipe),
+    )
+
+
+def convert_passes() -> tuple[Pass, ...]:
+    """Prepared to converted: integers and functions."""
+    return (
+        # Before convert, since no module may be left there.
+        RemoveDropout(),
+        Convert(),
+        # Two layers that read one value have each quantized it: once is enough.
+        MergeDuplicates(),
+    )
+
+
+def lower_passes() -> tuple[Pass, ...]:
+    """Converted to lowered: packed bits, popcount, thresholds."""
+    return (
+        # Leaves a convolution in place of a linear layer, for all that follow.
+        UnflattenLinear(),
+        # Turns padding with 0 into padding with +1, the only one that lower-binary-conv can pack.
+        CorrectZeroPadding(),
+        LowerBinaryConv(),
+        LowerBinaryLinear(),
+        # Needs the packing that the two above put behind each sign, and leaves the sign next to
+        # its accumulator, where fold-threshold finds it.
+        CommuteMaxpool(),
+        FoldThreshold(),
+        # One sign that feeds two layers was packed twice.
+        MergeDuplicates(),
+    )
+
+
+def lower(converted: GraphModule, after_each: AfterEach | None = None) -> GraphModule:
+    """The graph that is compiled: the same bits as `converted`, the same nodes at every call."""
+    return run(lower_passes(), converted, after_each).graph
