@@ -16,7 +16,7 @@ from typing import ClassVar
 from torch.fx import GraphModule, Node
 
 from qcompile.errors import QCompileError
-from qcompile.ir.graph import stage_of, verify
+from qcompile.ir.graph import infer, stage_of, verify
 from qcompile.ir.stages import Stage
 
 
@@ -94,9 +94,10 @@ class Pass(ABC):
             return
         if new is None:
             return
-        for added in set(graph.nodes) - before:
+        for added in [n for n in graph.nodes if n not in before]:
             added.meta.setdefault("layer", layer)
             added.stack_trace = added.stack_trace or node.stack_trace
+            infer(result.graph, added)  # later nodes, when their turn comes, look at it
         if new is not node:
             # The new node may read the old one's value, never the other way round.
             node.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)

@@ -6,7 +6,9 @@ for y of shape [N, C, *S]. Flattening numbers the elements row-major, and so doe
 of w; a convolution whose kernel is the whole map has one position, where it sums the same products.
 q stands for any ops that work on each element by itself: they may as well work before flattening.
 
-Flattening a map whose channels lie packed, or innermost, would unpack or transpose it.
+Flattening a map whose channels lie packed, or innermost, would unpack or transpose it. A map of one
+position has nothing to transpose; there the layer is left as it is, unless its levels have one bit:
+then commute-maxpool finds a pooling before the flatten.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from qcompile.ir.graph import add_constant, calls, constant_of, spec
 from qcompile.ir.stages import Stage, aten, dialect
 from qcompile.passes.base import Declined, Pass
 from qcompile.passes.monotone import ELEMENTWISE, replay
-from qcompile.passes.one_bit import argument
+from qcompile.passes.one_bit import argument, low_level
 
 # Each gives the same bits whatever the layout; torch's transcendental functions do not.
 _ELEMENTWISE = (
@@ -55,6 +57,8 @@ class UnflattenLinear(Pass):
             return None
         y = argument(top)
         channels, *size = spec(y).shape[1:]
+        if math.prod(size) == 1 and low_level(argument(node)) is None:
+            return None
         weight = constant_of(gm, argument(node, 1))
         if weight is None:
             return None
@@ -77,9 +81,9 @@ class UnflattenLinear(Pass):
 
 
 def _is_of_map(flatten: Node) -> bool:
-    """Whether it flattens all of a map, and the map has more than one position."""
+    """Whether it flattens all but the batch of `[N, C, *S]`."""
     before, after = spec(argument(flatten)).shape, spec(flatten).shape
-    return 3 <= len(before) <= 5 and len(after) == 2 and before[1] < after[1]
+    return 3 <= len(before) <= 5 and len(after) == 2
 
 
 def _vectors(gm: GraphModule, step: Node) -> list[Node]:

@@ -220,7 +220,7 @@ def pack_words(high: Tensor) -> Tensor:
     """Pack a bool `[..., C]` into int32 words `[..., words(C)]`; a True is bit 0, a False bit 1."""
     channels = high.shape[-1]
     bits = F.pad((~high).to(torch.int64), [0, words(channels) * WORD - channels])
-    bits = bits.reshape(*high.shape[:-1], -1, WORD)
+    bits = bits.reshape(*high.shape[:-1], words(channels), WORD)
     value = (bits << torch.arange(WORD)).sum(-1)
     return torch.where(value > INT32_MAX, value - 2**WORD, value).to(torch.int32)
 
@@ -315,9 +315,10 @@ def _(
     return bits.new_empty([bits.shape[0], *size, math.prod(kernel) * bits.shape[-1]])
 
 
-def popcount(x: Tensor) -> Tensor:
-    """How many bits of each int32 word are 1."""
-    return sum((x >> i) & 1 for i in range(WORD))  # type: ignore[return-value]
+def unpack_signs(packed: Tensor) -> Tensor:
+    """The sign of every bit of int32 words, those past the last channel too: `[..., W]` to float32 ±1."""
+    bits = (packed.unsqueeze(-1) >> torch.arange(WORD)) & 1
+    return (1 - 2 * bits).flatten(-2).to(torch.float32)
 
 
 @torch.library.custom_op("qcompile::xnor_matmul", mutates_args=())
@@ -334,10 +335,13 @@ def xnor_matmul(bits: Tensor, weight: Tensor, k: int, groups: int) -> Tensor:
     Returns:
         int32 `[N, O, *spatial]`.
     """
-    out = []
-    for x, w in zip(bits.chunk(groups, -1), weight.chunk(groups, 0), strict=True):
-        out += [k - 2 * popcount(x ^ row).sum(-1) for row in w]
-    return torch.stack(out, dim=1).to(torch.int32)
+    tail = weight.shape[-1] * WORD - k  # bits that agree, as they are 0 on both sides
+    # float32 holds these sums exactly: far fewer than 2^24 bits make one.
+    dots = [
+        unpack_signs(x) @ unpack_signs(w).T - tail
+        for x, w in zip(bits.chunk(groups, -1), weight.chunk(groups, 0), strict=True)
+    ]
+    return torch.cat(dots, dim=-1).movedim(-1, 1).to(torch.int32).contiguous()
 
 
 @xnor_matmul.register_fake

@@ -89,6 +89,22 @@ def test_vectors_with_a_value_a_feature_are_declined() -> None:
     check_declines(UnflattenLinear(), net, normal(2, 3, 2, 2), linear_default=reason)
 
 
+def test_one_position_of_one_bit_levels_goes_too() -> None:
+    expected = """
+        %0 = placeholder x() : f32[2,3,1]
+        %1 = call_function qcompile.sign(%0) : i8[2,3,1]
+        %2 = get_attr linear_default_weight() : i8[5,3,1]
+        %3 = call_function qcompile.conv(%1, %2, [1], [0, 0], [1], 1, 0, 0) : i32[2,5,1]
+        %4 = call_function aten.flatten.using_ints(%3, 1) : i32[2,5]
+        return %4
+    """
+
+    def forward(x: Tensor, w: Tensor) -> Tensor:
+        return dialect.linear.default(dialect.sign.default(flat(x)), w, 0)
+
+    check_rewrite(UnflattenLinear(), Net(forward, w=signs(5, 3)), expected, normal(2, 3, 1))
+
+
 def test_two_layers_on_one_map() -> None:
     def forward(x: Tensor, v: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         y = flat(x)

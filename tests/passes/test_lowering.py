@@ -1,0 +1,180 @@
+"""All lowering passes together, on random small networks: every graph between two of them is exact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rewriting import assert_same_result, converted
+from small_nets import Net, conv, levels, normal, signs
+from torch import Tensor
+from torch.fx import GraphModule
+
+from qcompile.ir.graph import calls, text
+from qcompile.ir.stages import Stage, aten, dialect
+from qcompile.passes.base import Pass, Result, run
+from qcompile.passes.commute_maxpool import CommuteMaxpool
+from qcompile.passes.correct_zero_padding import CorrectZeroPadding
+from qcompile.passes.fold_threshold import FoldThreshold
+from qcompile.passes.lower_binary_conv import LowerBinaryConv
+from qcompile.passes.lower_binary_linear import LowerBinaryLinear
+from qcompile.passes.merge_duplicates import MergeDuplicates
+from qcompile.passes.unflatten_linear import UnflattenLinear
+
+LOWERING: tuple[Pass, ...] = (
+    UnflattenLinear(),
+    CorrectZeroPadding(),
+    LowerBinaryConv(),
+    LowerBinaryLinear(),
+    CommuteMaxpool(),
+    FoldThreshold(),
+    MergeDuplicates(),
+)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One quantized layer of a random network, and what follows it."""
+
+    quantizer: str
+    binary_weights: bool
+    out: int
+    kernel: int
+    stride: int
+    padding: int
+    activation: str
+    pool: int
+    batchnorm: bool
+    residual: bool
+
+
+LAYERS = st.builds(
+    Layer,
+    quantizer=st.sampled_from(["sign", "sign", "unit1", "unit1", "unit2", "affine"]),
+    binary_weights=st.sampled_from([True, True, False]),
+    out=st.sampled_from([1, 3, 32, 33]),
+    kernel=st.integers(1, 3),
+    stride=st.integers(1, 2),
+    padding=st.integers(0, 2),
+    activation=st.sampled_from(["", "relu", "hardtanh", "leaky", "tanh"]),
+    pool=st.sampled_from([0, 0, 2, 3]),
+    batchnorm=st.booleans(),
+    residual=st.booleans(),
+)
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "": lambda y: y,
+    "relu": aten.relu.default,
+    "hardtanh": aten.hardtanh.default,
+    "leaky": lambda y: aten.leaky_relu.default(y, 0.125),
+    "tanh": aten.tanh.default,
+}
+QUANTIZERS: dict[str, Callable[[Tensor], Tensor]] = {
+    "sign": dialect.sign.default,
+    "unit1": lambda y: dialect.quantize_unit.default(y, 1),
+    "unit2": lambda y: dialect.quantize_unit.default(y, 2),
+    "affine": lambda y: dialect.quantize.default(y, 0.125, 0, -127, 127),
+}
+
+
+class RandomNet(Net):
+    """Layers one after the other, then flatten and two linear layers; shapes decide as they come."""
+
+    def __init__(self, layers: list[Layer], x: Tensor, seed: int) -> None:
+        super().__init__(self.run)
+        self.layers, self.seed, self.making = layers, seed, True
+        self(x)
+        self.making = False
+
+    def constant(self, name: str, value: Tensor) -> Tensor:
+        if self.making:
+            self.register_buffer(name, value)
+        result = getattr(self, name)
+        assert isinstance(result, Tensor)
+        return result
+
+    def affine(self, y: Tensor, name: str, channels: int, size: float) -> Tensor:
+        scale = self.constant(f"m{name}", normal(channels, seed=self.seed) * size)
+        shift = self.constant(f"b{name}", normal(channels, seed=self.seed + 1))
+        return dialect.scale_shift.default(y, scale, shift)
+
+    def weight(self, layer: Layer, name: str, *shape: int) -> Tensor:
+        w = signs(*shape, seed=self.seed) if layer.binary_weights else levels(-3, 3, *shape)
+        return self.constant(f"w{name}", w)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(x)
+
+    def run(self, x: Tensor, **_: Tensor) -> Tensor:
+        size, channels, y = 6, 2, x
+        for i, layer in enumerate(self.layers):
+            w = self.weight(layer, str(i), layer.out, channels, layer.kernel, layer.kernel)
+            room = size + 2 * layer.padding - layer.kernel
+            if room < 0:
+                continue
+            q = QUANTIZERS[layer.quantizer](y)
+            z = conv(q, w, layer.stride, layer.padding)
+            z = self.affine(z, str(i), layer.out, 0.1)
+            if layer.residual and layer.out == channels and room // layer.stride + 1 == size:
+                z = aten.add.Tensor(z, y)
+            size, channels = room // layer.stride + 1, layer.out
+            if layer.pool and size >= layer.pool:
+                z = aten.max_pool2d.default(z, [layer.pool, layer.pool], [2, 2])
+                size = (size - layer.pool) // 2 + 1
+            if layer.batchnorm:
+                z = self.affine(z, f"n{i}", layer.out, 1.0)
+            y = ACTIVATIONS[layer.activation](z)
+        last, features = self.layers[-1], channels * size * size
+        q = QUANTIZERS[last.quantizer](aten.flatten.using_ints(y, 1))
+        acc = dialect.linear.default(q, self.weight(last, "first", 7, features), 0)
+        q = QUANTIZERS[last.quantizer](self.affine(acc, "first", 7, 0.1))
+        return self.affine(
+            dialect.linear.default(q, self.weight(last, "last", 5, 7), 0), "last", 5, 0.5
+        )
+
+
+def lower_exactly(gm: GraphModule, x: Tensor) -> GraphModule:
+    def after_each(pass_: Pass, result: Result) -> None:
+        assert_same_result(result.graph, gm, x)
+
+    return run(LOWERING, gm, after_each).graph
+
+
+@settings(max_examples=12)
+@given(layers=st.lists(LAYERS, min_size=1, max_size=3), seed=st.integers(0, 99))
+def test_every_graph_on_the_way_is_exact(layers: list[Layer], seed: int) -> None:
+    x = normal(2, 2, 6, 6, seed=seed)
+    lowered = lower_exactly(converted(RandomNet(layers, x, seed), x), x)
+    assert lowered.meta["stage"] is Stage.LOWERED
+    again = run(LOWERING, lowered).graph
+    assert text(again) == text(lowered)
+
+
+def test_between_binary_layers_no_float_is_left() -> None:
+    layer = Layer("sign", True, 33, 3, 1, 1, "hardtanh", 2, True, False)
+    x = normal(2, 2, 6, 6)
+    lowered = lower_exactly(converted(RandomNet([layer, layer], x, 0), x), x)
+    floats = [n for n in lowered.graph.nodes if calls(n, dialect.scale_shift.default)]
+    assert len(floats) == 1
+    assert not any(calls(n, aten.max_pool2d.default) for n in lowered.graph.nodes)
+    kept = [
+        n for n in lowered.graph.nodes if calls(n, dialect.conv.default, dialect.linear.default)
+    ]
+    assert kept == []
+
+
+def test_why_layers_are_not_binary_stays_with_the_graph() -> None:
+    net = Net(lambda x, w: conv(dialect.sign.default(x), w, groups=2), w=signs(4, 2, 1, 1))
+    x = normal(2, 4, 3, 3)
+    lowered = lower_exactly(converted(net, x), x)
+    reason = "groups=2 leaves 2 channels a group, a word holds 32"
+    assert lowered.meta["declined"] == {"conv_default": reason}
+
+
+def test_a_batch_of_none() -> None:
+    layer = Layer("sign", True, 3, 3, 1, 1, "", 2, True, False)
+    x = normal(2, 2, 6, 6)
+    lowered = lower_exactly(converted(RandomNet([layer], x, 0), x), x)
+    assert lowered(torch.empty(0, 2, 6, 6)).shape == (0, 5)
