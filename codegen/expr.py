@@ -1,0 +1,107 @@
+"""Expressions for any number of lanes: the words in which kernels say what is computed.
+
+Everything here takes scalars and vectors alike: a kernel is written once, and is a vector's where
+the schedule gives it a vector of channels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script import builder as tb
+
+Expr = Any  # a tvm PrimExpr; the package has no types
+
+
+def dtype(e: Expr) -> str:
+    """Element type of an expression: "float32", "int8", "bool", ..."""
+    return str(e.ty.dtype).partition("x")[0]
+
+
+def lanes(e: Expr) -> int:
+    """How many lanes an expression has; 1 for a scalar."""
+    return int(e.ty.dtype.lanes)
+
+
+def vector(element: str, count: int) -> str:
+    """The name of a vector type."""
+    return f"{element}x{count}" if count > 1 else element
+
+
+def const(value: float, element: str) -> Expr:
+    return tirx.const(value, element)
+
+
+def splat(e: Expr, count: int) -> Expr:
+    """The scalar in each of `count` lanes; a vector passes through."""
+    return e if count == 1 or lanes(e) == count else tirx.Broadcast(e, count)
+
+
+def ramp(start: Expr, stride: int, count: int) -> Expr:
+    return start if count == 1 else tirx.Ramp(start, stride, count)
+
+
+def cast(e: Expr, element: str) -> Expr:
+    return e if dtype(e) == element else tirx.Cast(vector(element, lanes(e)), e)
+
+
+def select(condition: Expr, yes: Expr, no: Expr) -> Expr:
+    """Lane by lane; both sides are computed."""
+    count = max(lanes(condition), lanes(yes), lanes(no))
+    return tirx.Select(splat(condition, count), splat(yes, count), splat(no, count))
+
+
+def call(name: str, *args: Expr) -> Expr:
+    """An LLVM intrinsic whose result has the type of its first argument."""
+    return tirx.call_llvm_pure_intrin(vector(dtype(args[0]), lanes(args[0])), name, *args)
+
+
+def fence(product: Expr) -> Expr:
+    """Keep a product rounded: without it LLVM fuses it with an addition that follows.
+
+    TVM lets LLVM contract a * b + c to one instruction of one rounding, in all of its code.
+    """
+    return call("llvm.arithmetic.fence", product)
+
+
+def round_even(e: Expr) -> Expr:
+    """Round half to even, whatever the processor's mode. (`tirx.round` rounds half away.)"""
+    return call("llvm.roundeven", e)
+
+
+def at_least(e: Expr, low: float) -> Expr:
+    """max(e, low), NaN stays NaN."""
+    bound = const(low, dtype(e))
+    return select(e < splat(bound, lanes(e)), bound, e)
+
+
+def at_most(e: Expr, high: float) -> Expr:
+    """min(e, high), NaN stays NaN."""
+    bound = const(high, dtype(e))
+    return select(e > splat(bound, lanes(e)), bound, e)
+
+
+def clamp(e: Expr, low: float, high: float) -> Expr:
+    return at_most(at_least(e, low), high)
+
+
+def bits_of(condition: Expr) -> Expr:
+    """An int32 whose bit i is lane i of the condition, of at most 32 lanes; the rest is 0."""
+    count = lanes(condition)
+    if count == 32:
+        return tirx.call_intrin("int32", "tirx.reinterpret", condition)
+    if count == 1:
+        return select(condition, const(1, "int32"), const(0, "int32"))
+    one = splat(const(1, "int32"), count)
+    powers = tirx.shift_left(one, ramp(const(0, "int32"), 1, count))
+    chosen = select(condition, powers, splat(const(0, "int32"), count))
+    return tirx.call_llvm_pure_intrin("int32", "llvm.vector.reduce.or", chosen)
+
+
+def bind(e: Expr) -> Expr:
+    """Compute once, here: needed because an expression that is used twice is written out twice."""
+    if isinstance(e, (int, tirx.Var, tirx.IntImm, tirx.FloatImm)) or not IRBuilder.is_in_scope():
+        return e
+    return tb.Bind(e)

@@ -1,0 +1,1 @@
+"""What each op computes: one file for each family."""

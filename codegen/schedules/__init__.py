@@ -1,0 +1,1 @@
+"""How kernels are laid on a machine: one file for each kind of target."""

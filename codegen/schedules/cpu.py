@@ -1,0 +1,80 @@
+"""Which schedule a group gets on a CPU: the first rule that applies wins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch.fx import GraphModule
+
+from qcompile.codegen.groups import BITPACK, CONTRACTIONS, ELEMENTWISE, POOLS, Group
+from qcompile.codegen.kernels import elementwise, moves
+from qcompile.codegen.kernels.contraction import contraction_of
+from qcompile.codegen.kernels.window import window_of
+from qcompile.codegen.machine import Machine
+from qcompile.codegen.schedules import contraction, pointwise, window
+from qcompile.codegen.writer import Kernel, Writer
+from qcompile.errors import QCompileError
+from qcompile.ir.graph import where
+
+NODE_RULES = {**elementwise.RULES, **moves.RULES}
+
+
+def _contraction(w: Writer) -> Kernel | None:
+    if w.group.anchor.target not in CONTRACTIONS:
+        return None
+
+    def write(w: Writer) -> None:
+        c = contraction_of(w, w.machine)
+        contraction.schedule(w, c, contraction.tile_of(c, w.machine, packs=w.group.packs))
+
+    return w.write(write)
+
+
+def _pool(w: Writer) -> Kernel | None:
+    if w.group.anchor.target not in POOLS:
+        return None
+    return w.write(lambda w: window.schedule(w, window_of(w)))
+
+
+def _cat(w: Writer) -> Kernel | None:
+    return w.write(pointwise.cat) if w.group.kind == "copy" and _is_cat(w) else None
+
+
+def _is_cat(w: Writer) -> bool:
+    return str(w.group.anchor.target) == "aten.cat.default"
+
+
+def _flat(w: Writer) -> Kernel | None:
+    if w.group.anchor.target not in ELEMENTWISE or not pointwise.is_flat(w):
+        return None
+    return w.write(pointwise.flat, flat=True)
+
+
+def _by_pixel(w: Writer) -> Kernel | None:
+    if w.group.anchor.target not in NODE_RULES and w.group.anchor.target is not BITPACK:
+        return None
+    return w.write(pointwise.by_pixel)
+
+
+RULES: tuple[Callable[[Writer], Kernel | None], ...] = (
+    _contraction,
+    _pool,
+    _cat,
+    _flat,
+    _by_pixel,
+)
+
+
+def kernel_of(gm: GraphModule, group: Group, machine: Machine) -> Kernel:
+    """Write a group's kernel.
+
+    Raises:
+        QCompileError: no rule applies.
+    """
+    for rule in RULES:
+        kernel = rule(Writer(gm, group, machine, NODE_RULES))
+        if kernel is not None:
+            return kernel
+    raise QCompileError(
+        f"no schedule for {group.anchor.target} on cpu:{machine.arch}", where=where(group.anchor)
+    )

@@ -1,0 +1,135 @@
+"""Element by element on a CPU: vectors of channels, or of whatever lies in one piece."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from functools import partial
+
+import torch
+from tvm.tirx.script import builder as tb
+
+from qcompile.codegen.expr import Expr
+from qcompile.codegen.groups import BY_PLACE
+from qcompile.codegen.kernels.moves import cat_offsets, pads_channels
+from qcompile.codegen.layout import Layout, layout_of
+from qcompile.codegen.schedules.loops import CHUNK, each_chunk, each_task, split
+from qcompile.codegen.writer import Point, Writer
+
+_aten, _dialect = torch.ops.aten, torch.ops.qcompile
+_PIECE = 64 * CHUNK  # elements of a task of flat work
+
+
+def is_flat(w: Writer) -> bool:
+    """Whether every operand is read just where the result is written, place by place."""
+    group = w.group
+    if group.packs or any(n.target in BY_PLACE for n in group.nodes):
+        return False
+    if any(n.target in (_aten.pad.default, _dialect.im2col.default) for n in group.nodes):
+        return False
+    if any(n.op == "get_attr" for node in group.nodes for n in node.all_input_nodes):
+        return False
+    result = layout_of(group.result)
+    return all(_same_order(layout_of(n), result) for n in group.inputs)
+
+
+def _same_order(a: Layout, b: Layout) -> bool:
+    same = (a.channels, a.spatial) == (b.channels, b.spatial)
+    return same and (a.torch_order == b.torch_order or (a.channels_last and b.channels_last))
+
+
+def flat(w: Writer) -> None:
+    """One run of elements a sample."""
+    size = w.out.layout.channels
+    whole, rest = divmod(size, _PIECE)
+    work = size * len(w.group.nodes)
+
+    def lanes(n: Expr, start: Expr, first: Expr, count: int) -> None:
+        w.finish(Point(n, (), start + first, count))
+
+    def piece(index: Expr) -> None:
+        n, part = split(index, [whole])
+        with tb.serial(_PIECE // CHUNK) as chunk:
+            lanes(n, part * _PIECE, chunk * CHUNK, CHUNK)
+
+    if whole:
+        each_task(w, whole, work, piece)
+    if rest:
+        each_task(w, 1, work, lambda n: each_chunk(rest, partial(lanes, n, whole * _PIECE)))
+
+
+def by_pixel(w: Writer) -> None:
+    """Pixels one by one, channels in vectors; a few channels of a long row: vectors along the row."""
+    layout = layout_of(w.group.result.args[0]) if w.group.packs else w.out.layout  # type: ignore[arg-type]
+    _each_pixel(w, layout, partial(_vectors, w, layout))
+
+
+def _each_pixel(w: Writer, layout: Layout, body: partial[None]) -> None:
+    outer = layout.spatial[:-1]
+    work = layout.size * len(w.group.nodes)
+
+    def line(index: Expr) -> None:
+        n, *at = split(index, outer)
+        body(n, tuple(at))
+
+    each_task(w, math.prod(outer), work, line)
+
+
+def _vectors(w: Writer, layout: Layout, n: Expr, outer: tuple[Expr, ...]) -> None:
+    scalar = any(
+        node.target is _dialect.im2col.default
+        or (node.target is _aten.pad.default and pads_channels(w, node))
+        for node in w.group.nodes
+    )
+
+    def channels(at: tuple[Expr, ...]) -> None:
+        if scalar:
+            with tb.serial(layout.channels) as channel:
+                w.finish(Point(n, at, channel))
+            return
+        each_chunk(layout.channels, lambda first, lanes: w.finish(Point(n, at, first, lanes)))
+
+    if not layout.spatial:
+        channels(())
+    elif _along_row(w, layout):
+        with tb.serial(layout.channels) as channel:
+            each_chunk(
+                layout.spatial[-1],
+                lambda first, lanes: w.finish(
+                    Point(n, (*outer, first), channel, lanes, len(outer))
+                ),
+            )
+    else:
+        with tb.serial(layout.spatial[-1]) as column:
+            channels((*outer, column))
+
+
+def _along_row(w: Writer, layout: Layout) -> bool:
+    places = (_aten.pad.default, _dialect.im2col.default, _dialect.border_correction.default)
+    if w.group.packs or any(n.target in places for n in w.group.nodes):
+        return False
+    from_input = any(layout_of(n).torch_order for n in w.group.inputs) or layout.torch_order
+    return layout.channels < 8 or (from_input and not layout.channels_last)
+
+
+def cat(w: Writer) -> None:
+    """Copy each part to its place."""
+    axis, parts = cat_offsets(w, w.group.anchor)
+    for part, start in parts:
+        layout = w.layout(part)
+
+        def copy(n: Expr, outer: tuple[Expr, ...], part=part, start=start, layout=layout) -> None:  # type: ignore[no-untyped-def]
+            def store(at: tuple[Expr, ...], first: Expr, lanes: int) -> None:
+                p = Point(n, at, first, lanes)
+                to = list((first, *at))
+                to[axis + 1] = to[axis + 1] + start
+                target = replace(p, channel=to[0], spatial=tuple(to[1:]))
+                w.out.store(target, w.read(part, p))
+
+            if not layout.spatial:
+                each_chunk(layout.channels, partial(store, ()))
+                return
+            with tb.serial(layout.spatial[-1]) as column:
+                each_chunk(layout.channels, partial(store, (*outer, column)))
+
+        _each_pixel(w, layout, copy)

@@ -1,0 +1,191 @@
+"""The activations that one row of a convolution's result reads.
+
+Where nothing is padded or converted they are read in place; else the rows are copied, padded and
+converted, to a buffer of this task: `[taps but the last dimension's, columns, channels of the group]`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from tvm import tirx
+from tvm.tirx.script import builder as tb
+
+from qcompile.codegen import expr as e
+from qcompile.codegen.expr import Expr
+from qcompile.codegen.kernels.contraction import Contraction
+from qcompile.codegen.schedules.loops import CHUNK, split
+from qcompile.codegen.writer import Operand, Point, Writer
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Address of the activations of a tap.
+
+    Attributes:
+        merged: the taps of the last dimension lie one after another and count as one run.
+        buffer: where they lie, flat; base: where the first one lies.
+        steps: distances from one tap to the next in each dimension but the last.
+        column, tap: distance from one result to the next, and from one tap of the last dimension.
+    """
+
+    c: Contraction
+    operand: Operand
+    merged: bool
+    copied: bool
+    w: Writer
+    buffer: Any = None
+    base: Any = 0
+
+    @property
+    def width(self) -> int:
+        """Columns of the source, padding included, that a row needs."""
+        c = self.c
+        return (c.outputs[-1] - 1) * c.stride[-1] + c.dilation[-1] * (c.kernel[-1] - 1) + 1
+
+    def load(self, tap: Expr, column: Expr, element: Expr) -> Expr:
+        """`unit` activations for an outer-and-maybe-inner tap, a column of the result, an offset."""
+        c, pitch = self.c, self._pitch
+        at = self.base + column * (c.stride[-1] * pitch) + element
+        digits = split(tap, c.kernel[:-1] if self.merged else c.kernel)[1:]
+        if not self.merged:
+            at = at + digits.pop() * (c.dilation[-1] * pitch)
+        for digit, stride in zip(digits, self._tap_strides, strict=True):
+            at = at + digit * stride
+        return self.buffer[e.ramp(at, 1, c.dot.unit)]
+
+    @property
+    def _pitch(self) -> int:
+        """Elements from one column to the next."""
+        return self.c.channels if self.copied else self.operand.layout.channels
+
+    @property
+    def _tap_strides(self) -> list[int]:
+        c = self.c
+        if not self.copied:
+            spatial = self.operand.layout.strides[0]
+            return [s * d for s, d in zip(spatial[:-1], c.dilation[:-1], strict=True)]
+        row = self.width * c.channels
+        return [row * math.prod(c.kernel[d + 1 : -1]) for d in range(len(c.kernel) - 1)]
+
+    def fill(self, n: Expr, outer: tuple[Expr, ...], group: Expr) -> Rows:
+        """The rows for one row of the result; copies them where that is needed."""
+        c = self.c
+        if self.copied:
+            size = math.prod(c.kernel[:-1]) * self.width * c.channels + c.dot.unit - 1
+            buffer = tb.alloc_buffer((size,), c.dot.element, scope="global")
+            with tb.serial(math.prod(c.kernel[:-1])) as tap:
+                self._copy(buffer, n, outer, group, tap)
+            return Rows(c, self.operand, self.merged, True, self.w, buffer, 0)
+        layout = self.operand.layout
+        at = n * layout.size
+        for o, stride, step in zip(outer, layout.strides[0][:-1], c.stride[:-1], strict=False):
+            at = at + o * (stride * step)
+        return Rows(c, self.operand, self.merged, False, self.w, self.operand.flat, e.bind(at))
+
+    def _copy(self, buffer: Any, n: Expr, outer: tuple[Expr, ...], group: Expr, tap: Expr) -> None:
+        """Copy one row, or fill it where it lies beyond the border."""
+        c = self.c
+        digits = split(tap, c.kernel[:-1])[1:]
+        at, inside = [], []
+        for d, (o, digit) in enumerate(zip(outer, digits, strict=True)):
+            index = e.bind(o * c.stride[d] + digit * c.dilation[d] - c.padding[2 * d])
+            at.append(index)
+            if c.padding[2 * d] or c.padding[2 * d + 1]:
+                inside += [index >= 0, index < c.inputs[d]]
+        before = min(c.padding[-2], self.width)
+        count = max(0, min(c.inputs[-1], self.width - before))
+        row = e.bind(tap * (self.width * c.channels))
+        if not inside:
+            self._row(buffer, row, n, at, group, before, count)
+            return
+        with tb.If(tirx.all(*inside)):
+            with tb.Then():
+                self._row(buffer, row, n, at, group, before, count)
+            with tb.Else():
+                self._padding(buffer, row, self.width)
+
+    def _row(
+        self,
+        buffer: Any,
+        row: Expr,
+        n: Expr,
+        at: list[Expr],
+        group: Expr,
+        before: int,
+        count: int,
+    ) -> None:
+        c, channels = self.c, self.c.channels
+        self._padding(buffer, row, before)
+        start = row + before * channels
+        layout = self.operand.layout
+        if layout.channels_last and c.groups == 1:
+            self._straight(buffer, start, n, at, count * channels)
+        else:
+            self._strided(buffer, start, n, at, group, count)
+        self._padding(buffer, start + count * channels, self.width - before - count)
+
+    def _straight(self, buffer: Any, start: Expr, n: Expr, at: list[Expr], count: int) -> None:
+        """Pixels and their channels lie in one piece on both sides."""
+        layout = self.operand.layout
+        origin = Point(n, (*at, 0) if layout.spatial else (), 0)
+        source = e.bind(self.operand.index(origin))
+
+        def copy(first: Expr, lanes: int) -> None:
+            value = self.c.dot.prepare(self.operand.flat[e.ramp(source + first, 1, lanes)])
+            tb.buffer_store(buffer, value, [e.ramp(start + first, 1, lanes)])
+
+        _each_lanes(count, copy)
+
+    def _strided(
+        self, buffer: Any, start: Expr, n: Expr, at: list[Expr], group: Expr, count: int
+    ) -> None:
+        """Vectors along the row: neighbours in torch's order."""
+        channels = self.c.channels
+
+        def copy(first: Expr, lanes: int) -> None:
+            point = Point(n, (*at, first), group * channels + channel, lanes, len(at))
+            if not self.operand.layout.spatial:
+                point = Point(n, (), group * channels + channel)
+            value = self.c.dot.prepare(self.operand.load(point))
+            index = e.ramp(start + first * channels + channel, channels, lanes)
+            tb.buffer_store(buffer, e.splat(value, lanes), [index])
+
+        with tb.serial(channels) as channel:
+            _each_lanes(count, copy)
+
+    def _padding(self, buffer: Any, start: Expr, columns: int) -> None:
+        c, fill = self.c, self.c.dot.fill
+
+        def store(first: Expr, lanes: int) -> None:
+            value = e.const(fill, c.dot.element)
+            tb.buffer_store(buffer, e.splat(value, lanes), [e.ramp(start + first, 1, lanes)])
+
+        if not isinstance(fill, Tensor):
+            _each_lanes(columns * c.channels, store)
+        elif columns:
+            with tb.serial(columns) as column, tb.serial(c.channels) as channel:
+                # The fill of a word does not depend on the group, but for which words it has.
+                value = self.w.constant(fill, channel)
+                tb.buffer_store(buffer, value, [start + column * c.channels + channel])
+
+
+def _each_lanes(count: int, body: Any) -> None:
+    whole = count // CHUNK
+    if whole:
+        with tb.serial(whole) as chunk:
+            body(chunk * CHUNK, CHUNK)
+    if count % CHUNK:
+        body(e.const(whole * CHUNK, "int32"), count % CHUNK)
+
+
+def rows_of(w: Writer, c: Contraction) -> Rows:
+    """Decide whether rows are copied."""
+    operand = w.operands[c.source]
+    layout = operand.layout
+    copied = c.dot.prepares or any(c.padding) or c.groups > 1 or not layout.channels_last
+    merged = c.dilation[-1] == 1
+    return Rows(c, operand, merged, copied, w)
