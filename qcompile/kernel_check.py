@@ -17,7 +17,8 @@ from qcompile.codegen.layout import layout_of
 from qcompile.errors import QCompileError
 from qcompile.ir import ops
 from qcompile.ir.graph import constant_of, spec
-from qcompile.pipelines import lower
+from qcompile.passes.base import run
+from qcompile.pipelines import lower_passes
 from qcompile.program import Program
 from qcompile.program_info import KernelInfo
 from qcompile.verify_report import KernelReport, Mismatch
@@ -83,7 +84,7 @@ class KernelChecker:
         """
         self._program = program
         self._tolerance = tolerance
-        self._gm = lower(converted)
+        self._gm = run(lower_passes(), converted).graph
         nodes = {node.name: node for node in self._gm.graph.nodes}
         self._kernels: list[_Kernel] = []
         for info in program.info.kernels:
