@@ -136,20 +136,22 @@ class RandomNet(Net):
 
 
 def lower_exactly(gm: GraphModule, x: Tensor) -> GraphModule:
+    wanted = gm(x)
+
     def after_each(pass_: Pass, result: Result) -> None:
-        assert_same_result(result.graph, gm, x)
+        torch.testing.assert_close(result.graph(x), wanted, rtol=0, atol=0)
 
-    return run(LOWERING, gm, after_each).graph
+    lowered = run(LOWERING, gm, after_each).graph
+    assert_same_result(lowered, gm, x)
+    return lowered
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(layers=st.lists(LAYERS, min_size=1, max_size=3), seed=st.integers(0, 99))
 def test_every_graph_on_the_way_is_exact(layers: list[Layer], seed: int) -> None:
     x = normal(2, 2, 6, 6, seed=seed)
     lowered = lower_exactly(converted(RandomNet(layers, x, seed), x), x)
     assert lowered.meta["stage"] is Stage.LOWERED
-    again = run(LOWERING, lowered).graph
-    assert text(again) == text(lowered)
 
 
 def test_between_binary_layers_no_float_is_left() -> None:
@@ -159,6 +161,7 @@ def test_between_binary_layers_no_float_is_left() -> None:
     floats = [n for n in lowered.graph.nodes if calls(n, dialect.scale_shift.default)]
     assert len(floats) == 1
     assert not any(calls(n, aten.max_pool2d.default) for n in lowered.graph.nodes)
+    assert text(run(LOWERING, lowered).graph) == text(lowered)
     kept = [
         n for n in lowered.graph.nodes if calls(n, dialect.conv.default, dialect.linear.default)
     ]
