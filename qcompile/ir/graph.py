@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -214,10 +215,22 @@ def _specs(value: Any) -> Any:
     return tuple(_specs(v) for v in value) if isinstance(value, (tuple, list)) else None
 
 
+@contextmanager
+def _eval_mode(gm: GraphModule) -> Iterator[None]:
+    """Shapes are the same in both modes, but in training a BatchNorm refuses a batch of one."""
+    training = [module for module in gm.modules() if module.training]
+    gm.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
 def propagate(gm: GraphModule, batch: int | None = None) -> None:
     """Write every node's TensorSpec into its meta; `batch` replaces the examples' batch size."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    with mode, torch.no_grad():
+    with mode, torch.no_grad(), _eval_mode(gm):
         inputs = [
             torch.empty((s.shape[0] if batch is None else batch, *s.shape[1:]), dtype=s.dtype)
             if s.shape
