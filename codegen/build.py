@@ -157,7 +157,7 @@ class _Network:
 
     def _symbol(self, group: Group, kernel: Kernel) -> Any:
         """The function's name in the module; the same for functions that are the same."""
-        key = StructuralKey(kernel.function)
+        key = StructuralKey(kernel.function)  # type: ignore[call-arg]  # its stub is wrong
         if key not in self._functions:
             op = str(group.anchor.target).split(".")[1]
             name = f"{group.kind}_{op}".replace("-", "_")

@@ -71,6 +71,12 @@ def round_even(e: Expr) -> Expr:
     return call("llvm.roundeven", e)
 
 
+def maximum(a: Expr, b: Expr) -> Expr:
+    """The larger, or NaN where one is NaN."""
+    count = max(lanes(a), lanes(b))
+    return call("llvm.maximum", splat(a, count), splat(b, count))
+
+
 def at_least(e: Expr, low: float) -> Expr:
     """max(e, low), NaN stays NaN."""
     bound = const(low, dtype(e))

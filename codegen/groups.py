@@ -11,12 +11,14 @@ of a group lies in memory.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
 
 from qcompile.errors import QCompileError
 from qcompile.ir.graph import calls, spec, where
+from qcompile.ir.ops import WORD
 
 _aten, _dialect = torch.ops.aten, torch.ops.qcompile
 
@@ -36,7 +38,8 @@ POOLS = frozenset(
 )
 REDUCTIONS = frozenset({_aten.mean.dim, _aten.amax.default})
 SOFTMAXES = frozenset({_aten.softmax.int, _aten.log_softmax.int})
-MOVES = frozenset({_aten.pad.default, _aten.cat.default, _dialect.im2col.default})
+CAT = _aten.cat.default
+MOVES = frozenset({_aten.pad.default, CAT, _dialect.im2col.default})
 FLATTEN = _aten.flatten.using_ints
 BITPACK = _dialect.bitpack.default
 TO_INTEGERS = frozenset(
@@ -151,6 +154,19 @@ class Group:
         return "pack" if calls(self.result, BITPACK) else "elementwise"
 
 
+def arguments(node: Node) -> list[Any]:
+    """The arguments of a call in the order of the op's schema, defaults filled in."""
+    found = []
+    for i, argument in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+        if i < len(node.args):
+            found.append(node.args[i])
+        elif argument.name in node.kwargs:
+            found.append(node.kwargs[argument.name])
+        else:
+            found.append(argument.default_value if argument.has_default_value() else None)
+    return found
+
+
 def form(gm: GraphModule) -> list[Group]:
     """Cut the graph into groups, in the order in which they can run. Views (flatten) are none.
 
@@ -191,12 +207,16 @@ def _group_from(node: Node) -> Group:
     return Group(tuple(nodes), anchor)
 
 
+def groups_of(node: Node) -> int:
+    """The groups of a convolution or of a product of packed signs; 1 for other ops."""
+    at = {_dialect.conv.default: 5, _aten.convolution.default: 8, _dialect.xnor_matmul.default: 3}
+    return int(arguments(node)[at[node.target]]) if node.target in at else 1
+
+
 def _groups_fill_words(anchor: Node) -> bool:
     """Whether no word holds signs of two groups of a grouped convolution."""
-    at = {_dialect.conv.default: 5, _aten.convolution.default: 8, _dialect.xnor_matmul.default: 3}
-    groups = anchor.args[at[anchor.target]] if anchor.target in at else 1
-    assert isinstance(groups, int)
-    return groups == 1 or spec(anchor).shape[1] // groups % 32 == 0
+    groups = groups_of(anchor)
+    return groups == 1 or spec(anchor).shape[1] // groups % WORD == 0
 
 
 def _only_user(node: Node) -> Node | None:

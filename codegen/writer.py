@@ -111,6 +111,7 @@ class Writer:
     # --- operands and constants ------------------------------------------------------------------
 
     def layout(self, node: Node) -> Layout:
+        """Where a node's value lies, as this kernel sees it."""
         layout = layout_of(node)
         if not self._flat:
             return layout

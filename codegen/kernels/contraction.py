@@ -18,6 +18,7 @@ from tvm import tirx
 
 from qcompile.codegen import expr as e
 from qcompile.codegen.expr import Expr
+from qcompile.codegen.groups import arguments
 from qcompile.codegen.machine import Machine
 from qcompile.codegen.writer import Point, Writer
 from qcompile.errors import QCompileError
@@ -203,19 +204,13 @@ def contraction_of(w: Writer, machine: Machine) -> Contraction:
             where=where(node),
             hint="supported: [N, K]; flatten before the layer",
         )
-    weight = w.tensor(node.args[1])
+    source, second, third = arguments(node)
+    weight = w.tensor(second)
     rows = weight.reshape(1, weight.shape[0], 1, -1)
     if node.target is _dialect.linear.default:
-        dot = _integer_dot(machine, w.layout(_source(node)).dtype, rows, node.args[2], 0)
-        return Contraction(_source(node), rows, dot)
-    bias = node.args[2] if len(node.args) > 2 else None
-    return Contraction(_source(node), rows, Dot(bias=None if bias is None else w.tensor(bias)))
-
-
-def _source(node: Node) -> Node:
-    source = node.args[0]
-    assert isinstance(source, Node)
-    return source
+        dot = _integer_dot(machine, w.layout(source).dtype, rows, third, 0)
+        return Contraction(source, rows, dot)
+    return Contraction(source, rows, Dot(bias=None if third is None else w.tensor(third)))
 
 
 def _numbers(value: Any) -> tuple[int, ...]:
@@ -223,15 +218,14 @@ def _numbers(value: Any) -> tuple[int, ...]:
 
 
 def _xnor(w: Writer, node: Node) -> Contraction:
-    source, weight, k, groups = node.args
-    assert isinstance(source, Node)
+    source, weight, k, groups = arguments(node)
     rows = w.tensor(weight)
     outputs = w.layout(node).spatial
     if source not in w.group.nodes:
         shaped = rows.reshape(groups, rows.shape[0] // groups, *[1] * max(1, len(outputs)), -1)
         ones, size = (1,) * max(1, len(outputs)), outputs or (1,)
         return Contraction(source, shaped, XnorDot(k=k), ones, (0, 0) * len(ones), ones, size, size)
-    bits, channels, _, kernel, stride, padding, dilation, pad_value = source.args
+    bits, channels, _, kernel, stride, padding, dilation, pad_value = arguments(source)
     fill = full_word_mask(channels)
     return Contraction(
         bits,
@@ -251,7 +245,7 @@ def _grouped(weight: Tensor, groups: int) -> Tensor:
 
 
 def _integer_conv(w: Writer, node: Node, machine: Machine) -> Contraction:
-    source, weight, stride, padding, dilation, groups, zero_point, pad_value = node.args
+    source, weight, stride, padding, dilation, groups, zero_point, pad_value = arguments(node)
     shaped = _grouped(w.tensor(weight), groups)
     dot = _integer_dot(machine, w.layout(source).dtype, shaped, zero_point, pad_value)
     return Contraction(
@@ -278,7 +272,7 @@ def _integer_dot(machine: Machine, dtype: str, weight: Tensor, zero: int, pad: i
 
 
 def _float_conv(w: Writer, node: Node) -> Contraction:
-    source, weight, bias, stride, padding, dilation, transposed, _, groups = node.args
+    source, weight, bias, stride, padding, dilation, transposed, _, groups = arguments(node)
     if transposed:
         raise QCompileError("transposed convolutions are not compiled", where=where(node))
     rank = len(w.layout(node).spatial)

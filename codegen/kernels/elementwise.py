@@ -12,6 +12,7 @@ from tvm import tirx
 
 from qcompile.codegen import expr as e
 from qcompile.codegen.expr import Expr
+from qcompile.codegen.groups import arguments
 from qcompile.codegen.math import erf, exp, tanh
 from qcompile.codegen.writer import Point, Rule, Writer
 
@@ -19,44 +20,44 @@ _aten, _dialect = torch.ops.aten, torch.ops.qcompile
 
 
 def _scale_shift(w: Writer, node: Node, p: Point) -> Expr:
-    x, scale, shift = node.args
+    x, scale, shift = arguments(node)
     product = e.fence(e.cast(w.read(x, p), "float32") * w.channel(scale, p))
     return product if shift is None else product + w.channel(shift, p)
 
 
 def _sign(w: Writer, node: Node, p: Point) -> Expr:
-    x = w.read(node.args[0], p)
+    x = w.read(arguments(node)[0], p)
     zero, one = e.const(0, "float32"), e.const(1, "int8")
     return e.select(x >= e.splat(zero, e.lanes(x)), one, e.const(-1, "int8"))
 
 
 def _quantize(w: Writer, node: Node, p: Point) -> Expr:
-    x, scale, zero_point, qmin, qmax = node.args
+    x, scale, zero_point, qmin, qmax = arguments(node)
     level = e.round_even(w.read(x, p) / w.scalar(scale)) + w.scalar(zero_point)
     return e.cast(e.clamp(level, qmin, qmax), w.layout(node).dtype)
 
 
 def _quantize_unit(w: Writer, node: Node, p: Point) -> Expr:
-    x, bits = node.args
+    x, bits = arguments(node)
     unit = e.clamp(w.read(x, p), 0.0, 1.0)
     return e.cast(e.round_even(unit * e.const(2.0**bits - 1, "float32")), "uint8")
 
 
 def _threshold(w: Writer, node: Node, p: Point) -> Expr:
-    acc, tau, direction, low = node.args
+    acc, tau, direction, low = arguments(node)
     hot = w.read(acc, p) * w.channel(direction, p) >= w.channel(tau, p)
     dtype = w.layout(node).dtype
     return e.select(hot, e.const(1, dtype), e.const(low, dtype))
 
 
 def _zero_one(w: Writer, node: Node, p: Point) -> Expr:
-    acc, weight_sum = node.args
+    acc, weight_sum = arguments(node)
     total = w.read(acc, p) + w.channel(weight_sum, p)
     return tirx.shift_right(total, e.splat(e.const(1, "int32"), e.lanes(total)))
 
 
 def _border_correction(w: Writer, node: Node, p: Point) -> Expr:
-    acc, table, classes = node.args
+    acc, table, classes = arguments(node)
     tensor = w.tensor(table).movedim(0, -1)  # [*classes, O]: a vector of channels is a vector there
     at: Expr = e.const(0, "int32")
     for d, of_dimension in enumerate(classes):
@@ -66,11 +67,11 @@ def _border_correction(w: Writer, node: Node, p: Point) -> Expr:
 
 
 def _relu(w: Writer, node: Node, p: Point) -> Expr:
-    return e.at_least(w.read(node.args[0], p), 0.0)
+    return e.at_least(w.read(arguments(node)[0], p), 0.0)
 
 
 def _hardtanh(w: Writer, node: Node, p: Point) -> Expr:
-    x, low, high = (*node.args, *(-1.0, 1.0)[len(node.args) - 1 :])
+    x, low, high = arguments(node)
     return e.clamp(w.read(x, p), low, high)
 
 
@@ -79,12 +80,12 @@ def _leaky(x: Expr, slope: Expr) -> Expr:
 
 
 def _leaky_relu(w: Writer, node: Node, p: Point) -> Expr:
-    slope = node.args[1] if len(node.args) > 1 else 0.01
-    return _leaky(w.read(node.args[0], p), e.const(slope, "float32"))
+    x, slope = arguments(node)
+    return _leaky(w.read(x, p), e.const(slope, "float32"))
 
 
 def _prelu(w: Writer, node: Node, p: Point) -> Expr:
-    return _leaky(w.read(node.args[0], p), w.channel(node.args[1], p))
+    return _leaky(w.read(arguments(node)[0], p), w.channel(arguments(node)[1], p))
 
 
 def _sigmoid_of(x: Expr) -> Expr:
@@ -93,24 +94,24 @@ def _sigmoid_of(x: Expr) -> Expr:
 
 
 def _sigmoid(w: Writer, node: Node, p: Point) -> Expr:
-    return _sigmoid_of(w.read(node.args[0], p))
+    return _sigmoid_of(w.read(arguments(node)[0], p))
 
 
 def _silu(w: Writer, node: Node, p: Point) -> Expr:
-    x = w.read(node.args[0], p)
+    x = w.read(arguments(node)[0], p)
     one = e.const(1, "float32")
     return x / (one + exp(-x))
 
 
 def _tanh(w: Writer, node: Node, p: Point) -> Expr:
-    return tanh(w.read(node.args[0], p))
+    return tanh(w.read(arguments(node)[0], p))
 
 
 def _gelu(w: Writer, node: Node, p: Point) -> Expr:
-    x = w.read(node.args[0], p)
-    kind = node.kwargs.get("approximate", node.args[1] if len(node.args) > 1 else "none")
+    source, approximate = arguments(node)
+    x = w.read(source, p)
     half, one = e.const(0.5, "float32"), e.const(1, "float32")
-    if kind == "tanh":
+    if approximate == "tanh":
         cubic = x + e.const(0.044715, "float32") * x * x * x
         return half * x * (one + tanh(e.const((2 / torch.pi) ** 0.5, "float32") * cubic))
     return half * x * (one + erf(x * e.const(0.5**0.5, "float32")))
@@ -121,37 +122,37 @@ def _relu6_of(x: Expr) -> Expr:
 
 
 def _hardsigmoid(w: Writer, node: Node, p: Point) -> Expr:
-    return _relu6_of(w.read(node.args[0], p)) / e.const(6, "float32")
+    return _relu6_of(w.read(arguments(node)[0], p)) / e.const(6, "float32")
 
 
 def _hardswish(w: Writer, node: Node, p: Point) -> Expr:
-    x = w.read(node.args[0], p)
+    x = w.read(arguments(node)[0], p)
     return e.fence(x * _relu6_of(x)) / e.const(6, "float32")
 
 
 def _abs(w: Writer, node: Node, p: Point) -> Expr:
-    return e.call("llvm.fabs", w.read(node.args[0], p))
+    return e.call("llvm.fabs", w.read(arguments(node)[0], p))
 
 
 def _neg(w: Writer, node: Node, p: Point) -> Expr:
     # 0 - x would give +0 for +0.
-    return w.read(node.args[0], p) * e.const(-1, "float32")
+    return w.read(arguments(node)[0], p) * e.const(-1, "float32")
 
 
 def _add_or_sub(w: Writer, node: Node, p: Point) -> Expr:
-    a, b = w.read(node.args[0], p), w.read(node.args[1], p)
-    alpha = node.kwargs.get("alpha", node.args[2] if len(node.args) > 2 else 1)
+    left, right, alpha = arguments(node)
+    a, b = w.read(left, p), w.read(right, p)
     if alpha != 1:
         b = e.fence(b * e.const(alpha, "float32"))
     return a - b if node.target is _aten.sub.Tensor else a + b
 
 
 def _mul(w: Writer, node: Node, p: Point) -> Expr:
-    return e.fence(w.read(node.args[0], p) * w.read(node.args[1], p))
+    return e.fence(w.read(arguments(node)[0], p) * w.read(arguments(node)[1], p))
 
 
 def _div(w: Writer, node: Node, p: Point) -> Expr:
-    return w.read(node.args[0], p) / w.read(node.args[1], p)
+    return w.read(arguments(node)[0], p) / w.read(arguments(node)[1], p)
 
 
 RULES: dict[object, Rule] = {

@@ -12,6 +12,7 @@ from tvm import tirx
 
 from qcompile.codegen import expr as e
 from qcompile.codegen.expr import Expr
+from qcompile.codegen.groups import arguments
 from qcompile.codegen.writer import CHANNEL, Point, Rule, Writer
 from qcompile.errors import QCompileError
 from qcompile.ir.graph import where
@@ -22,7 +23,7 @@ _aten, _dialect = torch.ops.aten, torch.ops.qcompile
 
 def pad_rule(w: Writer, node: Node, p: Point) -> Expr:
     """aten.pad: constant, reflect, replicate, circular; any dimension but the batch."""
-    source, padding, mode, value = (*node.args, *("constant", None)[len(node.args) - 2 :])
+    source, padding, mode, value = arguments(node)
     layout = w.layout(source)
     sizes = (layout.channels, *layout.spatial)
     at: list[Expr] = [p.channel, *p.spatial]
@@ -45,9 +46,7 @@ def pad_rule(w: Writer, node: Node, p: Point) -> Expr:
 
 def pads_channels(w: Writer, node: Node) -> bool:
     """Whether dimension 1 grows, so that a vector of channels has no one place in the source."""
-    source = node.args[0]
-    assert isinstance(source, Node)
-    return w.layout(source).channels != w.layout(node).channels
+    return w.layout(arguments(node)[0]).channels != w.layout(node).channels
 
 
 def _source_index(index: Expr, size: int, mode: Any) -> tuple[Expr, list[Expr]]:
@@ -64,7 +63,7 @@ def _source_index(index: Expr, size: int, mode: Any) -> tuple[Expr, list[Expr]]:
 
 def im2col_rule(w: Writer, node: Node, p: Point) -> Expr:
     """Patches that are needed as such; word by word."""
-    bits, channels, groups, kernel, stride, padding, dilation, pad_value = node.args
+    bits, channels, groups, kernel, stride, padding, dilation, pad_value = arguments(node)
     layout = w.layout(bits)
     own = layout.channels // groups
     taps = math.prod(kernel)
@@ -84,15 +83,10 @@ def im2col_rule(w: Writer, node: Node, p: Point) -> Expr:
     return tirx.if_then_else(tirx.all(*inside), moved, beyond)
 
 
-def bitpack_rule(w: Writer, node: Node, p: Point) -> Expr:
-    raise AssertionError("Writer.finish packs")
-
-
 def cat_offsets(w: Writer, node: Node) -> tuple[int, list[tuple[Node, int]]]:
     """(dimension as of Point.axis, each part with where it starts there)."""
-    parts = [part for part in node.args[0] if isinstance(part, Node)]  # type: ignore[union-attr]
-    rank = w.layout(node).rank
-    dim = int(node.args[1] if len(node.args) > 1 else 0) % rank  # type: ignore[arg-type]
+    parts, dim = arguments(node)
+    dim %= w.layout(node).rank
     if dim == 0:
         raise QCompileError("cat along the batch is not compiled", where=where(node))
     axis = CHANNEL if dim == 1 else dim - 2

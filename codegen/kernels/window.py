@@ -17,6 +17,8 @@ from tvm import tirx
 
 from qcompile.codegen import expr as e
 from qcompile.codegen.expr import Expr
+from qcompile.codegen.groups import CONTRACTIONS, arguments, groups_of
+from qcompile.codegen.kernels.contraction import contraction_of
 from qcompile.codegen.writer import Point, Writer
 from qcompile.ir.ops import hanging_padding
 
@@ -24,29 +26,41 @@ _aten, _dialect = torch.ops.aten, torch.ops.qcompile
 
 
 @dataclass(frozen=True)
-class Window:
-    """A sliding window over each channel.
+class Geometry:
+    """Which elements a sliding window takes.
 
     Attributes:
         kernel, stride, dilation: of each spatial dimension.
-        padding: `[before, after]` for each; taps there are skipped.
+        padding: `[before, after]` for each.
         inputs: spatial sizes of the source.
-        start: the value before the first tap.
-        element: dtype of the running value.
-        take: (value so far, tap's number, point in the source) to the value after.
-        finish: (last value, point in the result) to the result.
     """
 
-    source: Node
     kernel: tuple[int, ...]
     stride: tuple[int, ...]
     padding: tuple[int, ...]
     dilation: tuple[int, ...]
     inputs: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Window:
+    """A sliding window over each channel; taps beyond the border are skipped.
+
+    Attributes:
+        start: the value before the first tap.
+        element: dtype of the running value.
+        take: (value so far, tap's number, point in the source) to the value after.
+        finish: (last value, point in the result) to the result.
+        skip: what a tap beyond the border does instead, or None for nothing.
+    """
+
+    source: Node
+    geometry: Geometry
     start: float
     element: str
     take: Callable[[Expr, Expr, Point], Expr]
     finish: Callable[[Expr, Point], Expr]
+    skip: Callable[[Expr, Expr, Point], Expr] | None = None
 
 
 def window_of(w: Writer) -> Window:
@@ -54,8 +68,9 @@ def window_of(w: Writer) -> Window:
     node = w.group.anchor
     if node.target is _dialect.bit_maxpool.default:
         return _bit_maxpool(w, node)
-    name = str(node.target)
-    return _max_pool(w, node) if "max_pool" in name else _avg_pool(w, node)
+    if node.target in CONTRACTIONS:
+        return _depthwise(w, node)
+    return _max_pool(w, node) if "max_pool" in str(node.target) else _avg_pool(w, node)
 
 
 def _numbers(value: Any, rank: int) -> tuple[int, ...]:
@@ -63,56 +78,34 @@ def _numbers(value: Any, rank: int) -> tuple[int, ...]:
     return tuple(int(v) for v in (value * rank if len(value) == 1 else value))
 
 
-def _argument(node: Node, index: int, name: str, default: Any) -> Any:
-    if len(node.args) > index:
-        return node.args[index]
-    return node.kwargs.get(name, default)
-
-
-def _geometry(w: Writer, node: Node, dilation: Any) -> tuple[Any, ...]:
-    """(kernel, stride, padding with what hangs over the border, dilation, input sizes)."""
-    inputs, outputs = w.layout(_source(node)).spatial, w.layout(node).spatial
+def _geometry(w: Writer, node: Node, dilation: Any) -> Geometry:
+    """The geometry of a torch pooling; what hangs over the border counts as padding."""
+    source, kernel, stride, before = arguments(node)[:4]
+    inputs, outputs = w.layout(source).spatial, w.layout(node).spatial
     rank = len(inputs)
-    kernel = _numbers(_argument(node, 1, "kernel_size", None), rank)
-    stride = _numbers(_argument(node, 2, "stride", None) or kernel, rank)
-    before = _numbers(_argument(node, 3, "padding", 0), rank)
+    kernel = _numbers(kernel, rank)
+    stride = _numbers(stride, rank) if stride else kernel
+    both = [p for one in _numbers(before, rank) for p in (one, one)]
     wide = _numbers(dilation, rank)
-    both = [p for one in before for p in (one, one)]
     padding = hanging_padding(inputs, outputs, kernel, stride, both, wide)
-    return kernel, stride, tuple(padding), wide, inputs
-
-
-def _source(node: Node) -> Node:
-    source = node.args[0]
-    assert isinstance(source, Node)
-    return source
+    return Geometry(kernel, stride, tuple(padding), wide, inputs)
 
 
 def _max_pool(w: Writer, node: Node) -> Window:
-    source = _source(node)
+    source, dilation = arguments(node)[0], arguments(node)[4]
 
     def take(value: Expr, _: Expr, p: Point) -> Expr:
-        x = w.read(source, p)
-        # The tap wins where it is larger, and where it is NaN, as in torch.
-        return e.select(
-            tirx.any(x > value, tirx.NE(x, x)) if p.lanes == 1 else _wins(x, value), x, value
-        )
+        return e.maximum(value, w.read(source, p))
 
-    geometry = _geometry(w, node, _argument(node, 4, "dilation", 1))
-    return Window(source, *geometry, -math.inf, "float32", take, lambda value, _: value)
-
-
-def _wins(x: Expr, value: Expr) -> Expr:
-    return tirx.Or(x > value, tirx.NE(x, x))
+    geometry = _geometry(w, node, dilation)
+    return Window(source, geometry, -math.inf, "float32", take, lambda value, _: value)
 
 
 def _avg_pool(w: Writer, node: Node) -> Window:
-    source = _source(node)
-    geometry = _geometry(w, node, 1)
-    kernel, stride, _, _, inputs = geometry
-    include = _argument(node, 5, "count_include_pad", True)
-    divisor = _argument(node, 6, "divisor_override", None)
-    padded = _numbers(_argument(node, 3, "padding", 0), len(kernel))
+    source, _, _, before, _, include, *override = arguments(node)
+    g = _geometry(w, node, 1)
+    divisor = override[0] if override else None  # avg_pool1d has none
+    padded = _numbers(before, len(g.kernel))
 
     def take(value: Expr, _: Expr, p: Point) -> Expr:
         return value + w.read(source, p)
@@ -121,24 +114,57 @@ def _avg_pool(w: Writer, node: Node) -> Window:
         if divisor:
             return value / e.const(divisor, "float32")
         count: Expr = e.const(1, "int32")
-        for d, size in enumerate(inputs):
-            start = p.spatial[d] * stride[d] - padded[d]
-            end = tirx.min(start + kernel[d], size + padded[d])
+        for d, size in enumerate(g.inputs):
+            start = p.spatial[d] * g.stride[d] - padded[d]
+            end = tirx.min(start + g.kernel[d], size + padded[d])
             if not include:
                 start, end = tirx.max(start, 0), tirx.min(end, size)
             count = count * (end - start)
         return value / e.cast(count, "float32")
 
-    return Window(source, *geometry, 0.0, "float32", take, finish)
+    return Window(source, g, 0.0, "float32", take, finish)
+
+
+def is_depthwise(w: Writer) -> bool:
+    """Whether a group's convolution has as many groups as channels in and out."""
+    node = w.group.anchor
+    if node.target not in (_dialect.conv.default, _aten.convolution.default):
+        return False
+    channels = w.layout(arguments(node)[0]).channels
+    return 1 < channels == w.layout(node).channels == groups_of(node)
+
+
+def _depthwise(w: Writer, node: Node) -> Window:
+    integer = node.target is _dialect.conv.default
+    c = contraction_of(w, w.machine)
+    weight = c.weight.reshape(c.groups, -1).T.contiguous()  # [taps, C]
+    element = c.dot.sums
+
+    def weights(number: Expr, p: Point) -> Expr:
+        return e.cast(w.constant(weight, number * c.groups + p.channels), element)
+
+    def take(value: Expr, number: Expr, p: Point) -> Expr:
+        x = e.cast(w.read(c.source, p), element)
+        centred = x - e.const(zero, element) if zero else x
+        return value + centred * weights(number, p)
+
+    def skip(value: Expr, number: Expr, p: Point) -> Expr:
+        return value + e.const(pad, element) * weights(number, p)
+
+    def finish(value: Expr, p: Point) -> Expr:
+        return value if integer else c.dot.finish(w, value, p)
+
+    zero, pad = arguments(node)[6:8] if integer else (0, 0)
+    geometry = Geometry(c.kernel, c.stride, c.padding, c.dilation, c.inputs)
+    return Window(c.source, geometry, 0, element, take, finish, skip if pad else None)
 
 
 def _bit_maxpool(w: Writer, node: Node) -> Window:
-    bits, any_mask, kernel, stride, padding, dilation, _ = node.args
-    assert isinstance(bits, Node)
+    bits, any_mask, kernel, stride, padding, dilation, _ = arguments(node)
     mask: Tensor = w.tensor(any_mask)
     inputs, outputs = w.layout(bits).spatial, w.layout(node).spatial
-    geometry: list[Any] = [_numbers(v, len(inputs)) for v in (kernel, stride, padding, dilation)]
-    geometry[2] = tuple(hanging_padding(inputs, outputs, *geometry))
+    hanging = hanging_padding(inputs, outputs, kernel, stride, padding, dilation)
+    geometry = Geometry(tuple(kernel), tuple(stride), tuple(hanging), tuple(dilation), inputs)
 
     def flipped(value: Expr, p: Point) -> Expr:
         return value ^ w.constant(mask, p.channels)
@@ -146,4 +172,4 @@ def _bit_maxpool(w: Writer, node: Node) -> Window:
     def take(value: Expr, _: Expr, p: Point) -> Expr:
         return value & flipped(w.read(bits, p), p)
 
-    return Window(bits, *geometry, inputs, -1, "int32", take, flipped)
+    return Window(bits, geometry, -1, "int32", take, flipped)

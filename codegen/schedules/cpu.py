@@ -6,12 +6,22 @@ from collections.abc import Callable
 
 from torch.fx import GraphModule
 
-from qcompile.codegen.groups import BITPACK, CONTRACTIONS, ELEMENTWISE, POOLS, Group
+from qcompile.codegen.groups import (
+    BITPACK,
+    CAT,
+    CONTRACTIONS,
+    ELEMENTWISE,
+    POOLS,
+    REDUCTIONS,
+    SOFTMAXES,
+    Group,
+)
 from qcompile.codegen.kernels import elementwise, moves
 from qcompile.codegen.kernels.contraction import contraction_of
-from qcompile.codegen.kernels.window import window_of
+from qcompile.codegen.kernels.reduction import reduction_of
+from qcompile.codegen.kernels.window import is_depthwise, window_of
 from qcompile.codegen.machine import Machine
-from qcompile.codegen.schedules import contraction, pointwise, window
+from qcompile.codegen.schedules import contraction, pointwise, reduction, window
 from qcompile.codegen.writer import Kernel, Writer
 from qcompile.errors import QCompileError
 from qcompile.ir.graph import where
@@ -30,18 +40,24 @@ def _contraction(w: Writer) -> Kernel | None:
     return w.write(write)
 
 
-def _pool(w: Writer) -> Kernel | None:
-    if w.group.anchor.target not in POOLS:
+def _window(w: Writer) -> Kernel | None:
+    if w.group.anchor.target not in POOLS and not is_depthwise(w):
         return None
     return w.write(lambda w: window.schedule(w, window_of(w)))
 
 
+def _gather(w: Writer) -> Kernel | None:
+    if w.group.anchor.target not in REDUCTIONS:
+        return None
+    return w.write(lambda w: reduction.gather(w, reduction_of(w)))
+
+
+def _softmax(w: Writer) -> Kernel | None:
+    return w.write(reduction.softmax) if w.group.anchor.target in SOFTMAXES else None
+
+
 def _cat(w: Writer) -> Kernel | None:
-    return w.write(pointwise.cat) if w.group.kind == "copy" and _is_cat(w) else None
-
-
-def _is_cat(w: Writer) -> bool:
-    return str(w.group.anchor.target) == "aten.cat.default"
+    return w.write(pointwise.cat) if w.group.anchor.target is CAT else None
 
 
 def _flat(w: Writer) -> Kernel | None:
@@ -57,8 +73,10 @@ def _by_pixel(w: Writer) -> Kernel | None:
 
 
 RULES: tuple[Callable[[Writer], Kernel | None], ...] = (
+    _window,
     _contraction,
-    _pool,
+    _gather,
+    _softmax,
     _cat,
     _flat,
     _by_pixel,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
 import torch
+from torch.fx import Node
 from tvm.tirx.script import builder as tb
 
 from qcompile.codegen.expr import Expr
@@ -64,7 +66,7 @@ def by_pixel(w: Writer) -> None:
     _each_pixel(w, layout, partial(_vectors, w, layout))
 
 
-def _each_pixel(w: Writer, layout: Layout, body: partial[None]) -> None:
+def _each_pixel(w: Writer, layout: Layout, body: Callable[[Expr, tuple[Expr, ...]], None]) -> None:
     outer = layout.spatial[:-1]
     work = layout.size * len(w.group.nodes)
 
@@ -116,20 +118,21 @@ def cat(w: Writer) -> None:
     """Copy each part to its place."""
     axis, parts = cat_offsets(w, w.group.anchor)
     for part, start in parts:
-        layout = w.layout(part)
+        _each_pixel(w, w.layout(part), partial(_part, w, part, axis, start))
 
-        def copy(n: Expr, outer: tuple[Expr, ...], part=part, start=start, layout=layout) -> None:  # type: ignore[no-untyped-def]
-            def store(at: tuple[Expr, ...], first: Expr, lanes: int) -> None:
-                p = Point(n, at, first, lanes)
-                to = list((first, *at))
-                to[axis + 1] = to[axis + 1] + start
-                target = replace(p, channel=to[0], spatial=tuple(to[1:]))
-                w.out.store(target, w.read(part, p))
 
-            if not layout.spatial:
-                each_chunk(layout.channels, partial(store, ()))
-                return
-            with tb.serial(layout.spatial[-1]) as column:
-                each_chunk(layout.channels, partial(store, (*outer, column)))
+def _part(w: Writer, part: Node, axis: int, start: int, n: Expr, outer: tuple[Expr, ...]) -> None:
+    """Copy one line of a part; along `axis` it begins at `start`."""
+    layout = w.layout(part)
 
-        _each_pixel(w, layout, copy)
+    def store(at: tuple[Expr, ...], first: Expr, lanes: int) -> None:
+        p = Point(n, at, first, lanes)
+        to = [first, *at]
+        to[axis + 1] = to[axis + 1] + start
+        w.out.store(replace(p, channel=to[0], spatial=tuple(to[1:])), w.read(part, p))
+
+    if not layout.spatial:
+        each_chunk(layout.channels, partial(store, ()))
+        return
+    with tb.serial(layout.spatial[-1]) as column:
+        each_chunk(layout.channels, partial(store, (*outer, column)))

@@ -17,7 +17,7 @@ from tvm.tirx.script import builder as tb
 from qcompile.codegen import expr as e
 from qcompile.codegen.expr import Expr
 from qcompile.codegen.kernels.contraction import Contraction
-from qcompile.codegen.schedules.loops import CHUNK, split
+from qcompile.codegen.schedules.loops import each_chunk, split
 from qcompile.codegen.writer import Operand, Point, Writer
 
 
@@ -138,7 +138,7 @@ class Rows:
             value = self.c.dot.prepare(self.operand.flat[e.ramp(source + first, 1, lanes)])
             tb.buffer_store(buffer, value, [e.ramp(start + first, 1, lanes)])
 
-        _each_lanes(count, copy)
+        each_chunk(count, copy)
 
     def _strided(
         self, buffer: Any, start: Expr, n: Expr, at: list[Expr], group: Expr, count: int
@@ -155,31 +155,23 @@ class Rows:
             tb.buffer_store(buffer, e.splat(value, lanes), [index])
 
         with tb.serial(channels) as channel:
-            _each_lanes(count, copy)
+            each_chunk(count, copy)
 
     def _padding(self, buffer: Any, start: Expr, columns: int) -> None:
         c, fill = self.c, self.c.dot.fill
 
         def store(first: Expr, lanes: int) -> None:
+            assert not isinstance(fill, Tensor)
             value = e.const(fill, c.dot.element)
             tb.buffer_store(buffer, e.splat(value, lanes), [e.ramp(start + first, 1, lanes)])
 
         if not isinstance(fill, Tensor):
-            _each_lanes(columns * c.channels, store)
+            each_chunk(columns * c.channels, store)
         elif columns:
             with tb.serial(columns) as column, tb.serial(c.channels) as channel:
                 # The fill of a word does not depend on the group, but for which words it has.
                 value = self.w.constant(fill, channel)
                 tb.buffer_store(buffer, value, [start + column * c.channels + channel])
-
-
-def _each_lanes(count: int, body: Any) -> None:
-    whole = count // CHUNK
-    if whole:
-        with tb.serial(whole) as chunk:
-            body(chunk * CHUNK, CHUNK)
-    if count % CHUNK:
-        body(e.const(whole * CHUNK, "int32"), count % CHUNK)
 
 
 def rows_of(w: Writer, c: Contraction) -> Rows:

@@ -22,7 +22,7 @@ def schedule(w: Writer, window: Window) -> None:
     """Write a pooling with what follows it."""
     layout = w.layout(w.group.anchor)
     outer = layout.spatial[:-1]
-    work = layout.size * (math.prod(window.kernel) + len(w.group.nodes))
+    work = layout.size * (math.prod(window.geometry.kernel) + len(w.group.nodes))
 
     def line(index: Expr) -> None:
         n, *at = split(index, outer)
@@ -49,15 +49,19 @@ def _pixel(
         if not inside:
             tb.buffer_store(value, window.take(value[index], number, point), [index])
             return
-        with tb.If(tirx.all(*inside)), tb.Then():
-            tb.buffer_store(value, window.take(value[index], number, point), [index])
+        with tb.If(tirx.all(*inside)):
+            with tb.Then():
+                tb.buffer_store(value, window.take(value[index], number, point), [index])
+            if window.skip:
+                with tb.Else():
+                    tb.buffer_store(value, window.skip(value[index], number, point), [index])
 
-    if math.prod(window.kernel) <= _UNROLLED:
-        for i, digits in enumerate(itertools.product(*(range(k) for k in window.kernel))):
+    if math.prod(window.geometry.kernel) <= _UNROLLED:
+        for i, digits in enumerate(itertools.product(*(range(k) for k in window.geometry.kernel))):
             tap(e.const(i, "int32"), list(digits))
     else:
-        with tb.serial(math.prod(window.kernel)) as number:
-            tap(number, split(number, window.kernel)[1:])
+        with tb.serial(math.prod(window.geometry.kernel)) as number:
+            tap(number, split(number, window.geometry.kernel)[1:])
     w.anchor = lambda p: window.finish(value[index], p)
     w.finish(Point(n, at, first, lanes))
 
@@ -66,12 +70,13 @@ def _source_place(
     window: Window, at: tuple[Expr, ...], digits: list[Any]
 ) -> tuple[tuple[Expr, ...], list[Expr]]:
     """Where a tap reads, and what must hold so that it lies inside."""
+    g = window.geometry
     place, inside = [], []
     for d, (o, digit) in enumerate(zip(at, digits, strict=True)):
-        index = o * window.stride[d] + digit * window.dilation[d] - window.padding[2 * d]
+        index = o * g.stride[d] + digit * g.dilation[d] - g.padding[2 * d]
         place.append(index)
-        if window.padding[2 * d]:
+        if g.padding[2 * d]:
             inside.append(index >= 0)
-        if window.padding[2 * d + 1] > 0:
-            inside.append(index < window.inputs[d])
+        if g.padding[2 * d + 1] > 0:
+            inside.append(index < g.inputs[d])
     return tuple(place), inside
