@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule, Interpreter, Node
 from torch.fx.node import map_arg
 
-from qcompile.ir.graph import propagate
+from qcompile.ir.graph import eval_mode, propagate
 
 
 class _Values(Interpreter):
@@ -34,7 +34,7 @@ def _is_size(value: Any) -> bool:
 
 def _sizes(gm: GraphModule, batch: int) -> dict[Node, Any]:
     values = _Values(gm)
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), eval_mode(gm):
         values.run(*(torch.empty((batch, *s.shape[1:]), dtype=s.dtype) for s in gm.meta["inputs"]))
     return values.sizes
 

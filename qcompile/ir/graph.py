@@ -111,7 +111,6 @@ def trace(
         ) from error
     _drop_settled_arguments(graph, concrete_args or {})
     gm = GraphModule(tracer.root, graph, type(model).__name__)
-    gm.train(model.training)
     gm.meta["stage"] = Stage.TRACED
     gm.meta["inputs"] = tuple(TensorSpec(tuple(x.shape), x.dtype) for x in example_inputs)
     for node in gm.graph.nodes:
@@ -216,8 +215,8 @@ def _specs(value: Any) -> Any:
 
 
 @contextmanager
-def _eval_mode(gm: GraphModule) -> Iterator[None]:
-    """Shapes are the same in both modes, but in training a BatchNorm refuses a batch of one."""
+def eval_mode(gm: GraphModule) -> Iterator[None]:
+    """Eval mode in a block, for shapes: in training mode a BatchNorm refuses a batch of one."""
     training = [module for module in gm.modules() if module.training]
     gm.eval()
     try:
@@ -230,7 +229,7 @@ def _eval_mode(gm: GraphModule) -> Iterator[None]:
 def propagate(gm: GraphModule, batch: int | None = None) -> None:
     """Write every node's TensorSpec into its meta; `batch` replaces the examples' batch size."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    with mode, torch.no_grad(), _eval_mode(gm):
+    with mode, torch.no_grad(), eval_mode(gm):
         inputs = [
             torch.empty((s.shape[0] if batch is None else batch, *s.shape[1:]), dtype=s.dtype)
             if s.shape
