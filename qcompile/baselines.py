@@ -1,0 +1,117 @@
+"""How fast is it really: the program beside what PyTorch does with the same float network.
+
+The rivals take turns, so that a busy machine is busy for all of them; what counts is the median.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+from torch import Tensor, nn
+from torch.fx.proxy import TraceError
+
+Inputs = tuple[Tensor, ...]
+Call = Callable[..., object]
+
+
+@dataclass(frozen=True)
+class Rival:
+    """One way to run the network: a name and what to call, or why it cannot be had."""
+
+    name: str
+    call: Call | None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Median seconds of one call of a rival, or None where it cannot be had."""
+
+    name: str
+    batch: int
+    seconds: float | None
+    reason: str = ""
+
+
+def eager(model: nn.Module) -> Rival:
+    """PyTorch as it comes, in float."""
+    return Rival("PyTorch float32, eager", copy.deepcopy(model).eval())
+
+
+def static_int8(model: nn.Module, calibration: Sequence[Inputs]) -> list[Rival]:
+    """PyTorch's static 8-bit quantization, for each of its engines that this machine has.
+
+    Args:
+        model: the float network; it stays as it is.
+        calibration: inputs by which it finds its ranges.
+    """
+    engines = [e for e in ("x86", "fbgemm") if e in torch.backends.quantized.supported_engines]
+    return [_static_int8(copy.deepcopy(model).eval(), calibration, e) for e in engines]
+
+
+def _static_int8(model: nn.Module, calibration: Sequence[Inputs], engine: str) -> Rival:
+    """In FX graph mode, which fuses convolution, BatchNorm and ReLU."""
+    name = f"PyTorch int8, {engine}"
+    before = torch.backends.quantized.engine
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # it is deprecated, and still what is widely used
+            from torch.ao.quantization import get_default_qconfig_mapping, quantize_fx
+
+            torch.backends.quantized.engine = engine
+            settings = get_default_qconfig_mapping(engine)
+            prepared = quantize_fx.prepare_fx(model, settings, calibration[0])
+            for inputs in calibration:
+                prepared(*inputs)
+            quantized = quantize_fx.convert_fx(prepared)
+            quantized(*calibration[0])
+    except (ImportError, RuntimeError, TraceError, TypeError, ValueError, AttributeError) as error:
+        return Rival(name, None, f"PyTorch cannot: {str(error).splitlines()[0][:80]}")
+    finally:
+        torch.backends.quantized.engine = before
+    return Rival(name, quantized)
+
+
+def measure(
+    entrants: Sequence[Rival], examples: Inputs, batch: int, *, seconds: float = 2.0
+) -> list[Timing]:
+    """Time one call of each, at one batch size.
+
+    Args:
+        examples: inputs; their first row is repeated to the batch.
+        seconds: how long each may take, about.
+    """
+    inputs = tuple(x[:1].repeat(batch, *[1] * (x.dim() - 1)).contiguous() for x in examples)
+    able = [r for r in entrants if r.call is not None]
+    with torch.no_grad():
+        samples = _take_turns([r.call for r in able if r.call is not None], inputs, seconds)
+    timed = {r.name: median(s) for r, s in zip(able, samples, strict=True)}
+    return [Timing(r.name, batch, timed.get(r.name), r.reason) for r in entrants]
+
+
+def _take_turns(calls: Sequence[Call], inputs: Inputs, seconds: float) -> list[list[float]]:
+    """Seconds a call, several samples for each; a sample is a run of at least a millisecond."""
+    repeats = [_repeats(call, inputs) for call in calls]
+    samples: list[list[float]] = [[] for _ in calls]
+    end = time.perf_counter() + seconds * len(calls)
+    while len(samples[0]) < 5 or (time.perf_counter() < end and len(samples[0]) < 200):
+        for call, count, taken in zip(calls, repeats, samples, strict=True):
+            call(*inputs)  # the other's threads go to sleep, and ours wake up
+            start = time.perf_counter()
+            for _ in range(count):
+                call(*inputs)
+            taken.append((time.perf_counter() - start) / count)
+    return samples
+
+
+def _repeats(call: Call, inputs: Inputs) -> int:
+    call(*inputs)
+    start = time.perf_counter()
+    call(*inputs)
+    return max(1, round(1e-3 / max(time.perf_counter() - start, 1e-7)))

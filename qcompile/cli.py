@@ -1,0 +1,202 @@
+"""The command line. Nothing heavy is imported before it is needed: `qcompile run` needs no torch."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+import qcompile
+from qcompile import verbs
+from qcompile.errors import QCompileError
+from qcompile.verbs import FAILED, INTERRUPTED, OK, REFUSED, command_parser
+
+EPILOG = """\
+examples:
+  qcompile examples/mnist.py                        train, binarize, compile, verify
+  qcompile net.py --bits 8 --epochs 0               8 bits by calibration alone
+  qcompile net.py --weight-bits 1 --activation-bits 4
+  qcompile net.py --method xnor --override 'head.*=8' --override stem=float
+  qcompile net.py --weights net.safetensors -o net.qcp --benchmark
+  qcompile torchvision.models:resnet18 --input-shape 1,3,224,224
+  qcompile run net.qcp --input x.npy -o y.npy       needs neither torch nor the compiler
+
+MODEL is a Python file that defines
+  model                 a torch.nn.Module, or build_model() that returns one
+  example_inputs        a tensor or a tuple of tensors, or input_shape = (1, 3, 224, 224)
+and, if it can,
+  train(model, epochs=..., progress=...)    trains in place; called for the float network (unless
+                                            --weights has it) and for the quantized one
+  calibration_data()                        batches of inputs, to find the range of activations
+  evaluate(model)                           accuracy, 0 to 1
+
+other verbs, each with its own --help:
+  qcompile run PROGRAM       run a saved program
+  qcompile inspect PROGRAM   say what is in it
+  qcompile digits [FOLDER]   download all of MNIST, for the examples
+
+exit codes: 0 done; 1 the program did not verify, nothing was written; 2 the command line or the
+model file is wrong, or something in it cannot be compiled; 130 interrupted.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; gives the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    known: dict[str, tuple[Callable[[], argparse.ArgumentParser], Callable[..., int]]] = {
+        "compile": (_compile_parser, _compile),
+        "run": (verbs.run_parser, verbs.run),
+        "inspect": (verbs.inspect_parser, verbs.inspect),
+        "digits": (verbs.digits_parser, verbs.digits),
+    }
+    verb = words.pop(0) if words and words[0] in known else "compile"
+    parser, action = known[verb]
+    options = parser().parse_args(words)
+    err = _console(stderr=True)
+    try:
+        return action(options, _console(), err)
+    except QCompileError as error:
+        if options.debug:
+            raise
+        err.print(Text.assemble(("error: ", "bold red"), (str(error), "red")))
+        return REFUSED
+    except KeyboardInterrupt:
+        if options.debug:
+            raise
+        err.print(Text("interrupted, nothing was written", "yellow"))
+        return INTERRUPTED
+
+
+def _console(stderr: bool = False) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    # A file or a pipe has no width: tables keep whole lines there.
+    return Console(stderr=stderr, width=None if stream.isatty() else 120, highlight=False)
+
+
+# --- qcompile MODEL ------------------------------------------------------------------------------
+
+
+def _compile_parser() -> argparse.ArgumentParser:
+    parser = command_parser(
+        "",
+        "Compile a PyTorch network to a program that computes with 1 to 8 bits.",
+        epilog=EPILOG,
+        usage="qcompile MODEL [--bits N] [options]",
+    )
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="a Python file, or package.module:name")
+    add("--version", action="version", version=f"qcompile {qcompile.__version__}")
+    add("-o", "--output", type=Path, metavar="FILE", help="default: MODEL-w1a1.qcp in this folder")
+    add("--target", default="cpu", help="cpu, or cpu:PROCESSOR as in cpu:haswell (default: cpu)")
+
+    add = parser.add_argument_group("how many bits, and by which paper").add_argument
+    add("--bits", type=int, default=1, metavar="N", help="1 to 8, or 32 for float (default: 1)")
+    add("--weight-bits", type=int, metavar="N", help="of weights, where it differs from --bits")
+    add("--activation-bits", type=int, metavar="N", help="of activations, likewise")
+    add("--gradient-bits", type=int, default=32, metavar="N", help="in training, as DoReFa-Net")
+    add("--method", default="bireal", help="bireal, xnor, dorefa or affine (default: bireal)")
+    add("--first-last-bits", type=int, default=8, metavar="N", help="2 to 8, or 32 (default: 8)")
+    add(
+        "--override",
+        action="append",
+        default=[],
+        metavar="LAYER=BITS",
+        help="layer path, glob or class; BITS is N, WEIGHTS/ACTIVATIONS as in 1/4, or float",
+    )
+    add("--estimator", metavar="NAME", help="gradient through a sign: ste, approx or swish")
+    add("--ternary-weights", action="store_true", help="2-bit weights of Ternary Weight Networks")
+    add("--k-map", action="store_true", help="XNOR-Net's map of activation magnitudes")
+
+    add = parser.add_argument_group("training").add_argument
+    add("--weights", type=Path, metavar="FILE", help="safetensors for the float network")
+    add("--save-weights", type=Path, metavar="FILE", help="keep the float network that was trained")
+    add("--epochs", type=int, metavar="N", help="for train(); 0: calibrate only (default: its own)")
+    add("--input-shape", metavar="N,C,H,W", help="if the model file does not say; batch first")
+    add("--seed", type=int, default=0, metavar="N", help="of torch's random numbers (default: 0)")
+
+    add = parser.add_argument_group("checks and views").add_argument
+    add(
+        "--verify",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="compare the program with its fake-quant model, bit for bit (default: yes)",
+    )
+    add("--benchmark", action="store_true", help="time it beside PyTorch float and int8")
+    add("--threads", type=int, metavar="N", help="for training and running (default: all cores)")
+    add("--dump-dir", type=Path, metavar="DIR", help="save the graph after each pass")
+    add("--print-after-each", action="store_true", help="print the graph after each pass")
+    return parser
+
+
+def _compile(options: argparse.Namespace, out: Console, err: Console) -> int:
+    from qcompile.ir.target import Target
+    from qcompile.job import Job, run
+    from qcompile.quant.recipe import Recipe
+
+    recipe = Recipe(
+        options.bits,
+        weight_bits=options.weight_bits,
+        activation_bits=options.activation_bits,
+        gradient_bits=options.gradient_bits,
+        method=options.method,
+        first_last_bits=options.first_last_bits,
+        overrides=dict(map(_override, options.override)),
+        k_map=options.k_map,
+        estimator=options.estimator,
+        ternary_weights=options.ternary_weights,
+    )
+    _at_least("--epochs", options.epochs, 0)
+    _at_least("--threads", options.threads, 1)
+    job = Job(
+        model=options.model,
+        recipe=recipe,
+        target=Target.parse(options.target),
+        output=options.output,
+        weights=options.weights,
+        save_weights=options.save_weights,
+        epochs=options.epochs,
+        input_shape=_shape(options.input_shape),
+        seed=options.seed,
+        threads=options.threads,
+        verify=options.verify,
+        benchmark=options.benchmark,
+        dump_dir=options.dump_dir,
+        print_after_each=options.print_after_each,
+    )
+    return OK if run(job, out, err) else FAILED
+
+
+def _at_least(option: str, value: int | None, least: int) -> None:
+    if value is not None and value < least:
+        raise QCompileError(f"{option} is {value}, it must be {least} or more")
+
+
+def _override(text: str) -> tuple[str, Any]:
+    pattern, _, bits = text.rpartition("=")
+    weight, slash, activation = bits.partition("/")
+    if bits == "float":
+        return pattern, bits
+    if pattern and weight.isdecimal() and not slash:
+        return pattern, int(weight)
+    if pattern and weight.isdecimal() and activation.isdecimal():
+        return pattern, {"weight_bits": int(weight), "activation_bits": int(activation)}
+    raise QCompileError(
+        f"--override {text!r} is not LAYER=BITS",
+        hint="as in --override fc=8, --override 'layer1.*=1/4' or --override Linear=float",
+    )
+
+
+def _shape(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    sizes = text.replace("x", ",").split(",")
+    if not all(size.strip().isdecimal() for size in sizes):
+        raise QCompileError(
+            f"--input-shape {text!r} is no list of sizes", hint="as in --input-shape 1,3,224,224"
+        )
+    return tuple(map(int, sizes))

@@ -1,0 +1,216 @@
+"""The main job, from a model file to a verified program on disk: `run`, read from top to bottom."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch import nn
+from torch.fx import GraphModule
+
+from qcompile import api, baselines, model_file, report, weights
+from qcompile.calibration import calibrate
+from qcompile.dump import Dump, make_folder
+from qcompile.errors import QCompileError
+from qcompile.ir import graph
+from qcompile.ir.target import Target
+from qcompile.model_file import Inputs, ModelFile
+from qcompile.program import Program
+from qcompile.program_file import SUFFIX
+from qcompile.quant.recipe import Recipe
+from qcompile.recording import Recording
+from qcompile.steps import Steps
+from qcompile.verification import verify
+
+CALIBRATION = 32  # batches of calibration data that are used at most
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is asked for: the options of the command line, under their own names."""
+
+    model: str
+    recipe: Recipe
+    target: Target
+    output: Path | None = None
+    weights: Path | None = None
+    save_weights: Path | None = None
+    epochs: int | None = None
+    input_shape: tuple[int, ...] | None = None
+    seed: int = 0
+    threads: int | None = None
+    verify: bool = True
+    benchmark: bool = False
+    dump_dir: Path | None = None
+    print_after_each: bool = False
+
+
+def run(job: Job, out: Console, err: Console) -> bool:
+    """Do it; results go to `out`, progress to `err`.
+
+    Returns:
+        Whether the program is verified, or was not to be; if False, no file was written.
+
+    Raises:
+        QCompileError: something the user gave does not work; most of it is found before training.
+    """
+    steps = Steps(err)
+    torch.manual_seed(job.seed)
+    if job.threads is not None:
+        torch.set_num_threads(job.threads)
+    file = model_file.read(job.model, job.input_shape)
+    output = job.output or Path(f"{file.name}-{_bits(job.recipe)}{SUFFIX}")
+    _check(job, file, output)
+    dump = Dump(job.dump_dir, out.print if job.print_after_each else None)
+
+    _train_float(job, file, steps)
+    float_accuracy = _evaluate(file, file.model, "evaluate the float network", steps)
+    prepared = _prepare(job, file, dump)
+    _quantize(job, file, prepared, steps)
+    with steps("convert to integers"):
+        converted = api.convert(prepared, after_each=dump)
+    # Only now: convert froze the observers, and the digits of the test must not move them.
+    fake_accuracy = _evaluate(file, prepared, "evaluate the quantized network", steps)
+    with steps(f"compile for {job.target}"):
+        program = api.compile(converted, target=job.target, after_each=dump)
+    if job.threads is not None:
+        program.num_threads = job.threads
+    recording = Recording(program)
+    accuracy = _evaluate(file, recording, "evaluate the program", steps)
+    report.show(out, program.summary())
+    if float_accuracy is not None and fake_accuracy is not None and accuracy is not None:
+        report.show(out, report.accuracy_table(float_accuracy, fake_accuracy, accuracy))
+    if job.verify:
+        inputs = recording.batches or list(_calibration(file))
+        with steps("verify"):
+            found = verify(program, converted, inputs)
+        report.show(out, report.verdict(found))
+        if not found.ok:
+            return False
+    _time(job, file, program, steps, out)
+    program.save(output)
+    report.show(out, report.saved(str(output), program.size))
+    return True
+
+
+def _bits(recipe: Recipe) -> str:
+    weight = recipe.bits if recipe.weight_bits is None else recipe.weight_bits
+    activation = recipe.bits if recipe.activation_bits is None else recipe.activation_bits
+    return f"w{weight}a{activation}"
+
+
+# --- before anything takes long ------------------------------------------------------------------
+
+
+def _check(job: Job, file: ModelFile, output: Path) -> None:
+    """Find what is wrong before minutes of training are spent."""
+    for path in (output, job.save_weights):
+        if path is not None:
+            _check_writable(path)
+    if job.dump_dir is not None:
+        make_folder(job.dump_dir)
+    if job.weights is not None:
+        weights.load(file.model, job.weights)
+    if job.epochs and not file.takes_epochs():
+        raise QCompileError(
+            "--epochs is for train(model, epochs=...)",
+            where=str(file.path),
+            hint="the file's train has no such argument" if file.has("train") else None,
+        )
+    if job.save_weights is not None and not _trains_float(job, file):
+        raise QCompileError("--save-weights: no float network is trained here")
+    api.prepare(file.model, file.example_inputs, job.recipe)
+
+
+def _check_writable(path: Path) -> None:
+    folder = path.parent
+    problem = ""
+    if path.is_dir():
+        problem = "that is a folder"
+    elif not folder.is_dir():
+        problem = f"there is no folder {str(folder)!r}"
+    elif not os.access(folder, os.W_OK):
+        problem = f"the folder {str(folder)!r} does not let us write"
+    if problem:
+        raise QCompileError(f"cannot write {str(path)!r}: {problem}")
+
+
+# --- the network ---------------------------------------------------------------------------------
+
+
+def _trains_float(job: Job, file: ModelFile) -> bool:
+    return file.has("train") and job.epochs != 0 and job.weights is None
+
+
+def _train_float(job: Job, file: ModelFile, steps: Steps) -> None:
+    if not _trains_float(job, file):
+        return
+    with steps("train the float network") as advance:
+        file.train(file.model, job.epochs, advance)
+    if job.save_weights is not None:
+        weights.save(file.model, job.save_weights)
+
+
+def _prepare(job: Job, file: ModelFile, dump: Dump) -> GraphModule:
+    dump.traced(graph.trace(copy.deepcopy(file.model), file.example_inputs))
+    return api.prepare(file.model, file.example_inputs, job.recipe, after_each=dump)
+
+
+def _quantize(job: Job, file: ModelFile, prepared: GraphModule, steps: Steps) -> None:
+    """Train the prepared network, or let it find its ranges where it cannot be trained."""
+    if file.has("train") and job.epochs != 0:
+        with steps("train the quantized network") as advance:
+            file.train(prepared, job.epochs, advance)
+        return
+    with steps("calibrate"):
+        calibrate(prepared, _calibration(file))
+    weight_bits = min((p.weight_bits for p in prepared.meta["plans"].values()), default=32)
+    if weight_bits <= api.UNTRAINED_BITS:
+        why = "--epochs 0" if file.has("train") else "the model file has no train(model)"
+        steps.note(
+            f"{weight_bits}-bit weights are untrained ({why}): expect the accuracy of a guess. "
+            "Such networks have to be trained with their quantizers."
+        )
+    if not file.has("calibration_data"):
+        steps.note(
+            "The model file has no calibration_data(): the range of activations is that of "
+            "example_inputs alone."
+        )
+
+
+def _calibration(file: ModelFile) -> Iterable[Inputs]:
+    if file.has("calibration_data"):
+        return islice(file.calibration_data(), CALIBRATION)
+    return [file.example_inputs]
+
+
+def _evaluate(file: ModelFile, model: nn.Module, title: str, steps: Steps) -> float | None:
+    if not file.has("evaluate"):
+        return None
+    model.eval()
+    with steps(title):
+        return file.evaluate(model)
+
+
+def _time(job: Job, file: ModelFile, program: Program, steps: Steps, out: Console) -> None:
+    """The program beside the float network; with --benchmark, beside 8 bits of PyTorch too."""
+    batches, seconds = ((1, 64), 2.0) if job.benchmark else ((1,), 0.5)
+    threads = program.num_threads
+    torch.set_num_threads(threads)
+    with steps("measure latency"):
+        entrants = [baselines.Rival("qcompile", program), baselines.eager(file.model)]
+        if job.benchmark:
+            calibration = list(islice(_calibration(file), 4))
+            entrants += baselines.static_int8(file.model, calibration)
+        timings = [
+            timing
+            for batch in batches
+            for timing in baselines.measure(entrants, file.example_inputs, batch, seconds=seconds)
+        ]
+    report.show(out, report.timing_table(timings, threads))

@@ -1,0 +1,154 @@
+"""The verbs beside the main one: run a program, look into it, get the digits. None needs torch."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.text import Text
+
+from qcompile import program_file
+from qcompile.errors import QCompileError
+from qcompile.program_summary import Summary
+
+if TYPE_CHECKING:
+    from qcompile.program import Program
+
+OK, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
+
+
+def command_parser(verb: str, description: str, **more: Any) -> argparse.ArgumentParser:
+    """A parser with what all commands have; `verb` is "" for the main one."""
+    parser = argparse.ArgumentParser(
+        prog=f"qcompile {verb}".strip(),
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        **more,
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def run_parser() -> argparse.ArgumentParser:
+    """Options of `qcompile run`."""
+    parser = command_parser("run", "Run a saved program; torch and the compiler are not needed.")
+    add = parser.add_argument
+    add("program", metavar="PROGRAM", help="what qcompile wrote")
+    add(
+        "--input",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="X.npy",
+        help="once for each input, the batch first; without it, random numbers",
+    )
+    add("-o", "--output", type=Path, metavar="Y.npy", help="where the result goes; else printed")
+    add("--threads", type=int, metavar="N", help="default: all cores")
+    return parser
+
+
+def run(options: argparse.Namespace, out: Console, err: Console) -> int:
+    """Run a program on arrays from files, or on random numbers."""
+    from qcompile.program import load
+
+    program = load(options.program)
+    if options.threads is not None:
+        program.num_threads = options.threads
+    inputs = [_read_array(path) for path in options.input] or _random_inputs(program)
+    result = program(*inputs)
+    outputs = result if isinstance(result, tuple) else (result,)
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        program(*inputs)
+        seconds.append(time.perf_counter() - start)
+    if options.output is not None:
+        _write_arrays(options.output, outputs)
+    for spec, array in zip(program.info.outputs, outputs, strict=True):
+        out.print(Text(f"{spec.name}: {array.dtype}{list(array.shape)}"))
+        if options.output is None:
+            out.print(Text(str(array)))
+    kind = "" if options.input else " on random numbers"
+    took = f"{median(seconds) * 1e3:.3f} ms{kind}, {program.num_threads} thread(s)"
+    err.print(Text(took))
+    return OK
+
+
+def _read_array(path: Path) -> Any:
+    import numpy as np
+
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise QCompileError(
+            f"cannot read an array: {error}", where=str(path), hint="save it with numpy.save"
+        ) from error
+
+
+def _random_inputs(program: Program) -> list[Any]:
+    import numpy as np
+
+    generator = np.random.default_rng(0)
+    return [
+        generator.standard_normal((1, *spec.shape)).astype(spec.dtype)
+        for spec in program.info.inputs
+    ]
+
+
+def _write_arrays(path: Path, arrays: Sequence[Any]) -> None:
+    import numpy as np
+
+    try:
+        with path.open("wb") as file:
+            if len(arrays) == 1:
+                np.save(file, arrays[0])
+            else:
+                np.savez(file, *arrays)
+    except OSError as error:
+        raise QCompileError(f"cannot write: {error}", where=str(path)) from error
+
+
+def inspect_parser() -> argparse.ArgumentParser:
+    """Options of `qcompile inspect`."""
+    parser = command_parser("inspect", "Say what is in a saved program.")
+    parser.add_argument("program", metavar="PROGRAM", help="what qcompile wrote")
+    parser.add_argument("--kernels", action="store_true", help="list the kernels too")
+    return parser
+
+
+def inspect(options: argparse.Namespace, out: Console, err: Console) -> int:
+    """Print what a program says about itself; it is not loaded, so it may be for another machine."""
+    data = program_file.read(options.program)
+    info, _ = program_file.unpack(data, options.program)
+    out.print(Summary(info, len(data)))
+    out.print(Text(f"takes    {', '.join(f'{v.name} {v}' for v in info.inputs)}"))
+    out.print(Text(f"gives    {', '.join(f'{v.name} {v}' for v in info.outputs)}"))
+    out.print(Text(f"needs    {info.machine}, {info.arch or 'any processor'}"))
+    out.print(Text(f"made by  {', '.join(f'{k} {v}' for k, v in info.versions.items())}"))
+    if options.kernels:
+        for kernel in info.kernels:
+            out.print(Text(f"  {kernel.name}  {kernel.kind}  {kernel.layer}"))
+    return OK
+
+
+def digits_parser() -> argparse.ArgumentParser:
+    """Options of `qcompile digits`."""
+    parser = command_parser("digits", "Download MNIST, 70,000 handwritten digits, and check it.")
+    parser.add_argument("folder", type=Path, nargs="?", help="default: the user's cache")
+    return parser
+
+
+def digits(options: argparse.Namespace, out: Console, err: Console) -> int:
+    """Download MNIST; prints the line that makes it known."""
+    from qcompile import digits
+
+    folder = digits.download(options.folder)
+    err.print(Text("MNIST is there; to use it:"))
+    out.print(Text(f"export QCOMPILE_DATA={folder}"), soft_wrap=True)
+    return OK
