@@ -6,7 +6,8 @@ A model file is plain Python that defines
     example_inputs       a tensor or a tuple of them, or input_shape, a tuple of sizes, batch first
     train(model, ...)    optional: trains the model in place; `epochs` and `progress` are passed if
                          it takes them, progress(done, total) moves a bar
-    calibration_data()   optional: an iterable of inputs, each a tensor or a tuple of tensors
+    calibration_data()   optional: an iterable of inputs, each a tensor, or a tuple that begins with
+                         the model's inputs; what follows, such as labels, is not looked at
     evaluate(model)      optional: a number, accuracy from 0 to 1; the model is the float network,
                          the fake-quant one, or the compiled program
 """
@@ -88,7 +89,7 @@ class ModelFile:
                     batch = next(batches)
                 except StopIteration:
                     return
-            yield self._inputs(batch, "calibration_data gives")
+            yield self._inputs(batch)
 
     def evaluate(self, model: nn.Module) -> float:
         """Accuracy of a model, by the file's `evaluate`.
@@ -107,13 +108,15 @@ class ModelFile:
             )
         return float(value)
 
-    def _inputs(self, batch: object, gives: str) -> Inputs:
-        inputs = _tensors(batch)
-        if inputs is None or len(inputs) != len(self.example_inputs):
+    def _inputs(self, batch: object) -> Inputs:
+        count = len(self.example_inputs)
+        values = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
+        inputs = tuple(x for x in values[:count] if isinstance(x, Tensor))
+        if len(inputs) != count:
             raise QCompileError(
-                f"{gives} {_kind(batch)}, the model takes {len(self.example_inputs)} input(s)",
+                f"calibration_data gives {_kind(batch)}, the model takes {count} input(s)",
                 where=str(self.path),
-                hint="give the inputs alone, without labels: a tensor, or a tuple of tensors",
+                hint="a batch is a tensor, or a tuple of which the first are the model's inputs",
             )
         return inputs
 

@@ -104,14 +104,15 @@ def test_train_of_any_signature(signature: str) -> None:
     assert file.module.done
 
 
-def test_calibration_data_of_tensors_and_tuples() -> None:
+def test_calibration_data_with_and_without_labels() -> None:
     text = """
 def calibration_data():
     yield torch.zeros(3, 1, 5, 5)
     yield (torch.ones(4, 1, 5, 5),)
+    yield [torch.ones(5, 1, 5, 5), "labels"]
 """
     file = model_file.read(write(MODEL + text))
-    assert [len(x) for (x,) in file.calibration_data()] == [3, 4]
+    assert [len(x) for (x,) in file.calibration_data()] == [3, 4, 5]
 
 
 @pytest.mark.parametrize("value", ["0.75", "torch.tensor(0.75)", "torch.tensor([0.75]).numpy()[0]"])

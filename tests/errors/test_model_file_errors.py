@@ -157,7 +157,8 @@ def test_exception_in_the_middle_of_the_calibration_data() -> None:
 @pytest.mark.parametrize(
     ("batch", "kind"),
     [
-        ("(torch.ones(1, 2), torch.ones(1))", "tuple of Tensor, Tensor"),
+        ("('x', torch.ones(1, 2))", "tuple of str, Tensor"),
+        ("()", "tuple of nothing"),
         ("3", "int"),
         ("{'x': torch.ones(1, 2)}", "dict"),
     ],
