@@ -89,6 +89,11 @@ class Program:
         return self._info
 
     @property
+    def library_bytes(self) -> bytes:
+        """The compiled library, as it lies in the program's file."""
+        return self._code
+
+    @property
     def size(self) -> int:
         """Size of the program's file, in bytes."""
         return len(self._file)

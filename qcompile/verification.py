@@ -92,15 +92,14 @@ def _check_graph(program: Program, converted: GraphModule) -> None:
 def _batches(inputs: Any, count: int) -> list[tuple[Tensor, ...]]:
     if isinstance(inputs, Tensor):
         inputs = [inputs]
-    if not isinstance(inputs, Sequence) or not inputs:
-        raise QCompileError(
-            f"inputs is {inputs!r}" if inputs in ((), []) else f"inputs is {type(inputs).__name__}",
-            hint="pass a tensor, a tuple of the program's inputs, or a list of such",
-        )
+    if not isinstance(inputs, (list, tuple)) or not inputs:
+        what = "empty" if isinstance(inputs, (list, tuple)) else f"of type {type(inputs).__name__}"
+        hint = "pass a tensor, a tuple of the program's inputs, or a list of such"
+        raise QCompileError(f"inputs is {what}", hint=hint)
     tensors = all(isinstance(x, Tensor) for x in inputs)
     if tensors and count > 1:
         inputs = [inputs]
-    batches = [(b,) if isinstance(b, Tensor) else tuple(b) for b in inputs]
+    batches = [tuple(b) if isinstance(b, (list, tuple)) else (b,) for b in inputs]
     for x in (x for batch in batches for x in batch if not isinstance(x, Tensor)):
         raise QCompileError(
             f"inputs holds something of type {type(x).__name__}", hint="verify takes torch tensors"
