@@ -179,13 +179,13 @@ def form(gm: GraphModule) -> list[Group]:
     for node in gm.graph.nodes:
         if node.op != "call_function" or node in taken or node.target is FLATTEN:
             continue
-        group = _group_from(node)
+        group = _group_from(node, taken)
         taken.update(group.nodes)
         groups.append(group)
     return sorted(groups, key=lambda group: order[group.result])
 
 
-def _group_from(node: Node) -> Group:
+def _group_from(node: Node, taken: set[Node]) -> Group:
     nodes, anchor = [node], node
     if node.target is _dialect.im2col.default:
         user = _only_user(node)
@@ -200,7 +200,11 @@ def _group_from(node: Node) -> Group:
     exact, whole = anchor.target not in INEXACT, _groups_fill_words(anchor)
     while nodes[-1].target in _FOLLOWED and nodes[-1].target is not _dialect.bit_maxpool.default:
         user = _only_user(nodes[-1])
-        if user is None or not _joins(user, nodes[-1], exact=exact, whole_words=whole):
+        if (
+            user is None
+            or user in taken
+            or not _joins(user, nodes[-1], exact=exact, whole_words=whole)
+        ):
             break
         nodes.append(user)
         exact = exact and user.target not in INEXACT
