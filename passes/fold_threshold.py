@@ -2,8 +2,8 @@
 
     sign(scale_shift(acc, m, b))  ->  threshold(acc, tau, direction, -1)
 
-and so for any chain of monotone ops between them (see monotone.py), and for quantize_unit of one
-bit, whose lower level is 0. Per channel the chain f takes the integers lo..hi that acc can hold to
+and so for any chain of monotone ops between them (see monotone.py; zero_one is one among integers),
+and for quantize_unit of one bit, whose lower level is 0. Per channel the chain f takes the integers lo..hi that acc can hold to
 two levels, low < 1, and flips at most once:
 
     f(lo) = f(hi)   constant:    tau = INT32_MIN or INT32_MAX
@@ -71,7 +71,7 @@ class FoldThreshold(Pass):
 def _passes(gm: GraphModule, node: Node) -> bool:
     if calls(node, aten.flatten.using_ints):
         return spec(node).dtype == torch.float32 and is_squeeze(node)
-    return is_monotone(gm, node)
+    return calls(node, dialect.zero_one.default) or is_monotone(gm, node)
 
 
 def _why_not(gm: GraphModule, node: Node) -> Declined | None:

@@ -6,13 +6,20 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from rewriting import assert_same_result, check_declines, check_ignores, check_rewrite, converted
+from rewriting import (
+    assert_same_result,
+    check_declines,
+    check_ignores,
+    check_rewrite,
+    converted,
+    staged,
+)
 from small_nets import Net, conv, levels, normal, signs
 from torch import Tensor
 
 from qcompile.ir.graph import calls, constant_of
 from qcompile.ir.ops import INT32_MAX, INT32_MIN
-from qcompile.ir.stages import aten, dialect
+from qcompile.ir.stages import Stage, aten, dialect
 from qcompile.passes.fold_threshold import FoldThreshold, thresholds
 from qcompile.passes.one_bit import argument
 
@@ -85,7 +92,9 @@ def test_an_accumulator_that_is_flattened_after_all() -> None:
 # --- the thresholds themselves, against every integer ----------------------------------------------
 
 
-def folded(chain: Callable[..., Tensor], k: int, **constants: Tensor) -> Tensor:
+def folded(
+    chain: Callable[..., Tensor], k: int, stage: Stage = Stage.CONVERTED, **constants: Tensor
+) -> Tensor:
     """Fold `chain` after a dot product of k signs; check it against every integer in between.
 
     An input column of j ones and k - j minus ones, with weights of ones, makes the integer 2j - k.
@@ -98,13 +107,14 @@ def folded(chain: Callable[..., Tensor], k: int, **constants: Tensor) -> Tensor:
 
     net = Net(forward, w=torch.ones(channels, k, dtype=torch.int8), **constants)
     x = torch.where(torch.arange(k) < torch.arange(k + 1)[:, None], 1.0, -1.0)
-    before = converted(net, x)
+    before = staged(stage, net, x)
     result = FoldThreshold()(before)
     assert len(result.rewrote) == 1, result.declined
     assert_same_result(result.graph, before, x)
     [node] = [n for n in result.graph.graph.nodes if calls(n, dialect.threshold.default)]
     tau = constant_of(result.graph, argument(node, 1))
     assert tau is not None
+    assert calls(argument(node), dialect.linear.default)
     return tau
 
 
@@ -184,6 +194,17 @@ def test_prelu_with_a_slope_for_each_channel(seed: int) -> None:
     slope = normal(6, seed=seed + 2).abs()
     folded(chain, 20, m=normal(6, seed=seed), b=normal(6, seed=seed + 1), slope=slope)
     folded(chain, 20, m=normal(6, seed=seed), b=normal(6, seed=seed + 1), slope=slope[:1])
+
+
+@given(seed=st.integers(0, 1000))
+def test_zero_one_folds_too(seed: int) -> None:
+    def chain(acc: Tensor, total: Tensor, m: Tensor, b: Tensor) -> Tensor:
+        y = dialect.scale_shift.default(dialect.zero_one.default(acc, total), m, b)
+        return dialect.quantize_unit.default(y, 1)
+
+    total = levels(-9, 9, 6, seed=seed).to(torch.int32)
+    m, b = normal(6, seed=seed), normal(6, seed=seed + 1)
+    folded(chain, 9, stage=Stage.LOWERED, total=total, m=m, b=b)
 
 
 @given(data=st.data())
