@@ -143,7 +143,7 @@ def _blocks(
         with tb.serial(blocks // pieces) as b:
             write(e.bind(piece * (blocks // pieces) + b) * tile.vectors, tile.channels)
     if rest and pieces > 1:
-        with tb.If(tirx.EQ(piece, pieces - 1)), tb.Then():
+        with tb.If(piece >= pieces - 1), tb.Then():
             write(blocks * tile.vectors, rest)
     elif rest:
         write(blocks * tile.vectors, rest)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 
 from tvm import tirx
@@ -12,23 +11,35 @@ from qcompile.codegen import expr as e
 from qcompile.codegen.expr import Expr
 from qcompile.codegen.writer import Writer
 
-# Starting the threads costs about 3 us: some ten thousand operations on vectors.
-PARALLEL_FROM = 1 << 16
+# Starting the threads costs about 3 us: some ten thousand vector operations.
+PARALLEL_FROM = 1 << 17
+# A kernel of less work for a sample has no parallel twin: batches are seldom so large that it counts.
+SERIAL_BELOW = 1 << 12
 CHUNK = 32  # channels that one expression computes: a word of signs, two to eight registers
 
 
 def each_task(w: Writer, tasks: int, work: int, body: Callable[[Expr], None]) -> None:
     """Run `tasks` for each sample, on all threads where it pays; `work` is scalar operations a sample."""
     extent = w.n * tasks
-    if work >= PARALLEL_FROM:
+
+    def serial() -> None:
+        with tb.serial(extent) as task:
+            body(task)
+
+    def parallel() -> None:
         with tb.parallel(extent) as task:
             body(task)
-        return
-    with tb.If(w.n * work >= PARALLEL_FROM):
-        with tb.Then(), tb.parallel(extent) as task:
-            body(task)
-        with tb.Else(), tb.serial(extent) as task:
-            body(task)
+
+    if work >= PARALLEL_FROM:
+        parallel()
+    elif work < SERIAL_BELOW:
+        serial()
+    else:
+        with tb.If(w.n * work >= PARALLEL_FROM):
+            with tb.Then():
+                parallel()
+            with tb.Else():
+                serial()
 
 
 def split(index: Expr, sizes: Sequence[int]) -> list[Expr]:
@@ -54,7 +65,3 @@ def each_chunk(channels: int, body: Callable[[Expr, int], None]) -> None:
             body(chunk * CHUNK, CHUNK)
     if channels % CHUNK:
         body(e.const(whole * CHUNK, "int32"), channels % CHUNK)
-
-
-def product(sizes: Sequence[int]) -> int:
-    return math.prod(sizes)

@@ -1,0 +1,172 @@
+"""Compile small graphs and compare each with itself in plain PyTorch.
+
+Many cases go into one library, as so many branches of one network: `check` builds it once and runs
+it with several batch sizes.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import tvm
+from qcompile.codegen.build import Built, build
+from qcompile.ir.graph import propagate, trace, verify
+from qcompile.ir.stages import Stage
+from qcompile.ir.target import Target
+from torch import Tensor, nn
+from torch.fx import Graph, GraphModule, Node
+from tvm import relax
+
+BATCHES = (1, 2, 5)
+
+
+class _Net(nn.Module):
+    """A function of inputs and constants, as a module that can be traced."""
+
+    def __init__(self, function: Callable[..., Any], constants: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.function, self.names = function, list(constants)
+        for name, value in constants.items():
+            self.register_buffer(name, value)
+
+    def constants(self) -> dict[str, Tensor]:
+        return {name: getattr(self, name) for name in self.names}
+
+
+class _One(_Net):
+    def forward(self, x: Tensor) -> Any:
+        return self.function(x, **self.constants())
+
+
+class _Two(_Net):
+    def forward(self, x: Tensor, y: Tensor) -> Any:
+        return self.function(x, y, **self.constants())
+
+
+@dataclass
+class Case:
+    """One branch: `function(*inputs, **constants)`, with float32 inputs unless `inputs` says more.
+
+    Attributes:
+        shapes: of the inputs, without the batch.
+        rtol, atol: 0 means bit for bit.
+    """
+
+    function: Callable[..., Any]
+    shapes: Sequence[tuple[int, ...]]
+    constants: dict[str, Tensor] = field(default_factory=dict)
+    rtol: float = 0
+    atol: float = 0
+    name: str = ""
+    spread: float = 1.0
+
+    def graph(self) -> GraphModule:
+        """The case as a lowered graph."""
+        net = (_One if len(self.shapes) == 1 else _Two)(self.function, self.constants)
+        gm = trace(net, [torch.zeros(2, *shape) for shape in self.shapes])
+        gm.meta["stage"] = Stage.LOWERED
+        verify(gm)
+        return gm
+
+    def inputs(self, batch: int, seed: int) -> list[Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        made = []
+        for shape in self.shapes:
+            x = torch.randn(batch, *shape, generator=generator) * self.spread
+            flat = x.view(-1)
+            flat[::17] = 0.0  # ties and both zeros are what signs and rounding stumble over
+            flat[5::31] = -0.0
+            made.append(x)
+        return made
+
+
+def joined(cases: Sequence[Case]) -> GraphModule:
+    """All cases side by side in one graph, each with inputs and constants of its own."""
+    root, graph, outputs, specs = nn.Module(), Graph(), [], []
+    graphs = [case.graph() for case in cases]
+    places: list[dict[Node, Node]] = [{} for _ in graphs]
+    for i, gm in enumerate(graphs):
+        specs += list(gm.meta["inputs"])
+        root.add_module(f"case{i}", gm)
+        for node in gm.graph.nodes:
+            if node.op == "placeholder":
+                places[i][node] = graph.placeholder(f"case{i}_{node.name}")
+    for i, gm in enumerate(graphs):
+        for node in gm.graph.nodes:
+            if node.op == "placeholder":
+                continue
+            if node.op == "output":
+                value = torch.fx.map_arg(node.args[0], lambda n, i=i: places[i][n])
+                outputs += list(value) if isinstance(value, (tuple, list)) else [value]
+                continue
+            copy = graph.node_copy(node, lambda n, i=i: places[i][n])
+            if node.op == "get_attr":
+                copy.target = f"case{i}.{node.target}"
+            copy.meta["layer"] = cases[i].name or f"case{i}"
+            places[i][node] = copy
+    graph.output(tuple(outputs))
+    gm = GraphModule(root, graph)
+    gm.meta.update(stage=Stage.LOWERED, inputs=tuple(specs))
+    propagate(gm)
+    return gm
+
+
+def load(built: Built) -> Any:
+    """A virtual machine with the library, in this process."""
+    folder = Path(tempfile.mkdtemp(prefix="qcompile-test-"))
+    path = folder / "library.so"
+    path.write_bytes(built.library)
+    machine = relax.VirtualMachine(tvm.runtime.load_module(str(path)), tvm.cpu())
+    path.unlink()
+    folder.rmdir()
+    return machine
+
+
+def run(machine: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Call `main`; TVM wants contiguous tensors at multiples of 64 bytes."""
+    out = machine["main"](*[aligned(x) for x in inputs])
+    values = [out] if hasattr(out, "dtype") else list(out)
+    return [torch.from_dlpack(v) for v in values]
+
+
+def aligned(x: Tensor) -> Tensor:
+    """The tensor, copied where its data does not begin at a multiple of 64 bytes."""
+    x = x.contiguous()
+    return x if x.data_ptr() % 64 == 0 else x.clone()
+
+
+def check(cases: Sequence[Case], target: str = "cpu", batches: Sequence[int] = BATCHES) -> Built:
+    """Compile the cases, run them, compare every result with PyTorch's."""
+    gm = joined(cases)
+    built = build(gm, Target.parse(target))
+    machine = load(built)
+    for batch in batches:
+        inputs = [x for i, case in enumerate(cases) for x in case.inputs(batch, 100 * batch + i)]
+        results = run(machine, inputs)
+        at = 0
+        for i, case in enumerate(cases):
+            own = case.inputs(batch, 100 * batch + i)
+            wanted = case.graph()(*own)
+            wanted = list(wanted) if isinstance(wanted, (tuple, list)) else [wanted]
+            for value in wanted:
+                _compare(results[at], value, case, batch)
+                at += 1
+    return built
+
+
+def _compare(got: Tensor, wanted: Tensor, case: Case, batch: int) -> None:
+    assert got.dtype == wanted.dtype, case.name
+    assert got.shape == wanted.shape, case.name
+    torch.testing.assert_close(
+        got,
+        wanted,
+        rtol=case.rtol,
+        atol=case.atol,
+        equal_nan=True,
+        msg=lambda text: f"{case.name}, batch {batch}: {text}",
+    )
