@@ -55,7 +55,7 @@ class Observer(Leaf):
         return x
 
     def freeze(self) -> None:
-        """Record no more in eval mode. Training thaws."""
+        """Record no more in eval mode."""
         self.frozen.fill_(True)
 
     def estimate(self, bits: int, qscheme: QScheme) -> QParams:
@@ -91,7 +91,6 @@ class Observer(Leaf):
         self.seen.fill_(True)
         if self.training:
             self.trained.fill_(True)
-            self.frozen.fill_(False)
 
     def _range(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if self.axis is None:

@@ -169,8 +169,10 @@ def test_affine_levels_are_the_dialects(bits: int, scale: float, zero: int, seed
     qmax = 2**bits - 1
     zero = min(zero, qmax)
     generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(3, 67, generator=generator) * scale * qmax
     scale_tensor = torch.tensor(scale)
+    halves = (torch.arange(-qmax, qmax) + 0.5) * scale_tensor
+    up, down = (torch.nextafter(halves, torch.tensor(v)) for v in (math.inf, -math.inf))
+    x = torch.cat([torch.randn(67, generator=generator) * scale * qmax, halves, up, down])
     zero_point = torch.tensor(zero, dtype=torch.int32)
     ours = f.affine_levels(x, scale_tensor, zero_point, 0, qmax)
     assert torch.equal(ours, ops.affine_levels(x, float(scale_tensor), zero, 0, qmax))
