@@ -1,27 +1,39 @@
-"""What depends on the batch, and what does not: found by shapes at two batch sizes."""
+"""What depends on the batch, and what does not: found by running at two batch sizes."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 from torch.fx.node import map_arg
 
-from qcompile.ir.graph import eval_mode, propagate
+from qcompile.errors import QCompileError
+from qcompile.ir.graph import TensorSpec, shapes_only, where
 
 
 class _Values(Interpreter):
-    """Runs a graph and keeps what is a size or made of sizes."""
+    """Runs a graph on fake tensors; keeps the shapes of tensors, and sizes themselves."""
 
     def __init__(self, gm: GraphModule) -> None:
         super().__init__(gm)
+        self.specs: dict[Node, TensorSpec] = {}
         self.sizes: dict[Node, Any] = {}
+        self.extra_traceback = False
 
     def run_node(self, n: Node) -> Any:
-        value = super().run_node(n)
-        if n.op != "output" and _is_size(value):
+        try:
+            value = super().run_node(n)
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            raise QCompileError(
+                f"{n} fails for another batch size: {str(error).splitlines()[0]}",
+                where=where(n),
+                hint="keep dimension 0 open: torch.flatten(x, 1) or x.view(x.size(0), -1)",
+            ) from error
+        if isinstance(value, Tensor):
+            self.specs[n] = TensorSpec(tuple(value.shape), value.dtype)
+        elif n.op != "output" and _is_size(value):
             self.sizes[n] = value
         return value
 
@@ -32,28 +44,32 @@ def _is_size(value: Any) -> bool:
     return isinstance(value, (int, float))
 
 
-def _sizes(gm: GraphModule, batch: int) -> dict[Node, Any]:
+def _values(gm: GraphModule, batch: int) -> _Values:
     values = _Values(gm)
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), eval_mode(gm):
+    with shapes_only(gm):
         values.run(*(torch.empty((batch, *s.shape[1:]), dtype=s.dtype) for s in gm.meta["inputs"]))
-    return values.sizes
+    return values
+
+
+def grown_specs(gm: GraphModule) -> dict[Node, TensorSpec]:
+    """The spec of every tensor for one sample more than the examples have.
+
+    Raises:
+        QCompileError: something works with the examples' batch size only.
+    """
+    return _values(gm, gm.meta["inputs"][0].shape[0] + 1).specs
 
 
 def look_at_two_batches(gm: GraphModule) -> None:
     """Note every shape for one sample more, and put numbers where sizes leave the batch alone."""
     batch = gm.meta["inputs"][0].shape[0]
-    for node, grown in grown_specs(gm).items():
+    other = _values(gm, batch + 1)
+    for node, grown in other.specs.items():
         node.meta["grown"] = grown
-    one, other = _sizes(gm, batch), _sizes(gm, batch + 1)
-    fixed = {node: value for node, value in one.items() if value == other.get(node)}
+    if not other.sizes:
+        return
+    one = _values(gm, batch)
+    fixed = {node: size for node, size in one.sizes.items() if size == other.sizes.get(node)}
     for node in gm.graph.nodes:
         node.args = map_arg(node.args, lambda n: fixed.get(n, n))
         node.kwargs = map_arg(node.kwargs, lambda n: fixed.get(n, n))
-
-
-def grown_specs(gm: GraphModule) -> dict[Node, Any]:
-    """The spec of every node for one sample more than the examples have."""
-    propagate(gm, gm.meta["inputs"][0].shape[0] + 1)
-    grown = {node: node.meta["spec"] for node in gm.graph.nodes}
-    propagate(gm)
-    return grown

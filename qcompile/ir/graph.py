@@ -15,6 +15,7 @@ and about a node in three, kept up by `verify` and by the base class of passes:
 
 from __future__ import annotations
 
+import logging
 import operator
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -215,21 +216,29 @@ def _specs(value: Any) -> Any:
 
 
 @contextmanager
-def eval_mode(gm: GraphModule) -> Iterator[None]:
-    """Eval mode in a block, for shapes: in training mode a BatchNorm refuses a batch of one."""
+def shapes_only(gm: GraphModule) -> Iterator[None]:
+    """What runs in the block has shapes and dtypes but no values; no module notices.
+
+    In eval mode, since in training a BatchNorm refuses a batch of one. Quietly, since torch logs
+    with a traceback what is raised anyway.
+    """
     training = [module for module in gm.modules() if module.training]
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    enabled = not log.disabled
     gm.eval()
+    log.disabled = True
     try:
-        yield
+        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+            yield
     finally:
+        log.disabled = not enabled
         for module in training:
             module.training = True
 
 
 def propagate(gm: GraphModule, batch: int | None = None) -> None:
     """Write every node's TensorSpec into its meta; `batch` replaces the examples' batch size."""
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    with mode, torch.no_grad(), eval_mode(gm):
+    with shapes_only(gm):
         inputs = [
             torch.empty((s.shape[0] if batch is None else batch, *s.shape[1:]), dtype=s.dtype)
             if s.shape
