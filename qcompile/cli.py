@@ -16,6 +16,8 @@ from qcompile import verbs
 from qcompile.errors import QCompileError
 from qcompile.verbs import FAILED, INTERRUPTED, OK, REFUSED, command_parser
 
+__all__ = ["FAILED", "INTERRUPTED", "OK", "REFUSED", "compile_parser", "main"]
+
 EPILOG = """\
 examples:
   qcompile examples/mnist.py                        train, binarize, compile, verify
@@ -49,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; gives the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     known: dict[str, tuple[Callable[[], argparse.ArgumentParser], Callable[..., int]]] = {
-        "compile": (_compile_parser, _compile),
+        "compile": (compile_parser, _compile),
         "run": (verbs.run_parser, verbs.run),
         "inspect": (verbs.inspect_parser, verbs.inspect),
         "digits": (verbs.digits_parser, verbs.digits),
@@ -81,7 +83,8 @@ def _console(stderr: bool = False) -> Console:
 # --- qcompile MODEL ------------------------------------------------------------------------------
 
 
-def _compile_parser() -> argparse.ArgumentParser:
+def compile_parser() -> argparse.ArgumentParser:
+    """Options of the main command."""
     parser = command_parser(
         "",
         "Compile a PyTorch network to a program that computes with 1 to 8 bits.",
@@ -137,6 +140,7 @@ def _compile(options: argparse.Namespace, out: Console, err: Console) -> int:
     from qcompile.ir.target import Target
     from qcompile.job import Job, run
     from qcompile.quant.recipe import Recipe
+    from qcompile.runtime import cores
 
     recipe = Recipe(
         options.bits,
@@ -152,6 +156,7 @@ def _compile(options: argparse.Namespace, out: Console, err: Console) -> int:
     )
     _at_least("--epochs", options.epochs, 0)
     _at_least("--threads", options.threads, 1)
+    _at_most("--threads", options.threads, cores())
     job = Job(
         model=options.model,
         recipe=recipe,
@@ -174,6 +179,11 @@ def _compile(options: argparse.Namespace, out: Console, err: Console) -> int:
 def _at_least(option: str, value: int | None, least: int) -> None:
     if value is not None and value < least:
         raise QCompileError(f"{option} is {value}, it must be {least} or more")
+
+
+def _at_most(option: str, value: int | None, most: int) -> None:
+    if value is not None and value > most:
+        raise QCompileError(f"{option} is {value}, this process may use {most} cores")
 
 
 def _override(text: str) -> tuple[str, Any]:

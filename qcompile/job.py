@@ -29,6 +29,7 @@ from qcompile.steps import Steps
 from qcompile.verification import verify
 
 CALIBRATION = 32  # batches of calibration data that are used at most
+SHORT, LONG = 0.5, 2.0  # seconds that each rival's calls are timed, without and with --benchmark
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,7 @@ def _evaluate(file: ModelFile, model: nn.Module, title: str, steps: Steps) -> fl
 
 def _time(job: Job, file: ModelFile, program: Program, steps: Steps, out: Console) -> None:
     """The program beside the float network; with --benchmark, beside 8 bits of PyTorch too."""
-    batches, seconds = ((1, 64), 2.0) if job.benchmark else ((1,), 0.5)
+    batches, seconds = ((1, 64), LONG) if job.benchmark else ((1,), SHORT)
     threads = program.num_threads
     torch.set_num_threads(threads)
     with steps("measure latency"):

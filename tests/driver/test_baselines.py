@@ -1,0 +1,98 @@
+"""What the program is timed against, and how."""
+
+from __future__ import annotations
+
+import io
+import time
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from qcompile import baselines, report
+from qcompile.baselines import Rival, Timing
+
+
+class ByValue(nn.Module):
+    """Decides by the values of its input, which cannot be traced."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else -x
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(2, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout())
+
+
+def test_float_is_a_copy_in_eval_mode() -> None:
+    model = network()
+    rival = baselines.eager(model)
+    assert isinstance(rival.call, nn.Sequential)
+    assert not rival.call.training
+    assert model.training
+
+
+def test_int8_of_every_engine_is_near_the_float_network() -> None:
+    x = torch.randn(4, 2, 6, 6)
+    model = network()
+    engine = torch.backends.quantized.engine
+    rivals = baselines.static_int8(model, [(x,)])
+    assert torch.backends.quantized.engine == engine
+    assert [r.name for r in rivals] == ["PyTorch int8, x86", "PyTorch int8, fbgemm"]
+    expected = model.eval()(x)
+    for rival in rivals:
+        assert rival.call is not None
+        result = rival.call(x)
+        assert isinstance(result, Tensor)
+        # 8 bits over the range of the values: a few steps of max / 255.
+        torch.testing.assert_close(result, expected, rtol=0, atol=5 * expected.max().item() / 255)
+        assert not torch.equal(result, expected)
+
+
+def test_a_network_that_pytorch_cannot_quantize() -> None:
+    for rival in baselines.static_int8(ByValue(), [(torch.ones(1),)]):
+        assert rival.call is None
+        assert rival.reason.startswith("PyTorch cannot: symbolically traced variables")
+
+
+def test_measure_repeats_the_first_sample_to_the_batch() -> None:
+    seen = set()
+
+    def quick(x: Tensor, y: Tensor) -> None:
+        seen.add((tuple(x.shape), tuple(y.shape), x.unique().item()))
+
+    def slow(x: Tensor, y: Tensor) -> None:
+        time.sleep(0.002)
+
+    entrants = [Rival("quick", quick), Rival("missing", None, "why"), Rival("slow", slow)]
+    examples = (torch.arange(2.0).reshape(2, 1).expand(2, 3), torch.ones(2))
+    timings = baselines.measure(entrants, examples, 5, seconds=0.01)
+    assert seen == {((5, 3), (5,), 0.0)}
+    assert [(t.name, t.batch, t.reason) for t in timings] == [
+        ("quick", 5, ""),
+        ("missing", 5, "why"),
+        ("slow", 5, ""),
+    ]
+    assert timings[0].seconds is not None
+    assert timings[1].seconds is None
+    assert timings[2].seconds is not None
+    assert timings[0].seconds < 0.002 <= timings[2].seconds
+
+
+def test_table_of_timings() -> None:
+    timings = [
+        Timing("qcompile", 1, 0.001),
+        Timing("float", 1, 0.0105),
+        Timing("int8", 1, None, "PyTorch cannot: because"),
+        Timing("qcompile", 64, 0.2),
+        Timing("float", 64, 0.1),
+        Timing("int8", 64, None, "PyTorch cannot: because"),
+    ]
+    text = io.StringIO()
+    Console(file=text, width=120).print(report.timing_table(timings, 2))
+    lines = [" ".join(line.replace("│", " ").split()) for line in text.getvalue().splitlines()]
+    assert lines[0] == "latency, median of a call, 2 threads"
+    assert "qcompile 1.000 ms 1.00 200 ms 1.00" in lines
+    assert "float 10.500 ms 10.50 100 ms 0.50" in lines
+    assert "int8 - - - - PyTorch cannot: because" in lines

@@ -1,0 +1,231 @@
+"""What the command line refuses: exit code, message, and that no training comes before it."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from qcompile import QCompileError, cli, job
+from qcompile.verification import VerifyReport, verify
+
+MODEL = """
+import torch
+from pathlib import Path
+from torch import nn
+
+model = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 2))
+example_inputs = torch.randn(4, 4)
+
+def train(model, epochs=1):
+    Path("was trained").touch()
+    model(example_inputs)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(job, "SHORT", 0.01)
+    monkeypatch.chdir(tmp_path)
+    Path("net.py").write_text(MODEL)
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """What is said, in one line; nothing was trained, written, or shown as a traceback."""
+    before = sorted(Path.cwd().rglob("*.qcp"))
+    assert cli.main(words) == cli.REFUSED
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert "Traceback" not in err
+    assert not Path("was trained").exists()
+    assert sorted(Path.cwd().rglob("*.qcp")) == before
+    return " ".join(err.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--bits 0", "bits must be 1 to 8, or 32 for float, not 0"),
+        ("--bits 9", "bits must be 1 to 8, or 32 for float, not 9"),
+        ("--weight-bits 16", "weight_bits must be 1 to 8"),
+        ("--method binary", "unknown method 'binary'"),
+        ("--method affine", "method 'affine' has no 1-bit quantizer"),
+        ("--target tpu", "unknown target 'tpu'"),
+        ("--override fc", "--override 'fc' is not LAYER=BITS"),
+        ("--override =8", "--override '=8' is not LAYER=BITS"),
+        ("--override fc=half", "--override 'fc=half' is not LAYER=BITS"),
+        ("--override fc=1/", "--override 'fc=1/' is not LAYER=BITS"),
+        ("--override fc=1/4/8", "--override 'fc=1/4/8' is not LAYER=BITS"),
+        ("--override fc=8", "'fc' matches no conv or linear layer"),
+        ("--input-shape 3,x", "--input-shape '3,x' is no list of sizes"),
+        ("--input-shape 0,4", "input_shape is (0, 4), not a tuple of sizes from 1 up"),
+        ("--input-shape 2,5", "got [2, 5] X [4, 32]"),
+        ("--epochs -1", "--epochs is -1, it must be 0 or more"),
+        ("--threads 0", "--threads is 0, it must be 1 or more"),
+        ("-o gone/net.qcp", "cannot write 'gone/net.qcp': there is no folder 'gone'"),
+        ("-o .", "cannot write '.': that is a folder"),
+        ("--save-weights gone/w", "cannot write 'gone/w': there is no folder 'gone'"),
+        ("--save-weights w --epochs 0", "--save-weights: no float network is trained here"),
+        ("--dump-dir net.py", "net.py: cannot make the folder"),
+        ("--weights w.pt", "w.pt: .pt files are Python pickles"),
+        ("--weights gone.safetensors", "gone.safetensors: cannot read weights"),
+    ],
+)
+def test_options(capsys: pytest.CaptureFixture[str], words: str, message: str) -> None:
+    assert message in refusal(capsys, "net.py", *words.split())
+
+
+def test_a_folder_that_does_not_let_us_write(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write anywhere
+    message = refusal(capsys, "net.py")
+    assert "cannot write 'net-w1a1.qcp': the folder '.' does not let us write" in message
+
+
+@pytest.mark.parametrize("words", [["--bits", "two"], ["--bit", "2"], ["extra"], ["--target"]])
+def test_the_command_line_itself(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as info:
+        cli.main(["net.py", *words])
+    assert info.value.code == cli.REFUSED
+    assert "usage: qcompile" in capsys.readouterr().err
+
+
+def test_nothing_given(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as info:
+        cli.main([])
+    assert info.value.code == cli.REFUSED
+    assert "MODEL" in capsys.readouterr().err
+
+
+def test_no_such_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "there is no file 'gone.py'" in refusal(capsys, "gone.py")
+
+
+def test_exception_in_the_model_file(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("bad.py").write_text("import torch\nx = 1 / 0\n")
+    message = refusal(capsys, "bad.py")
+    assert "bad.py:2 (x = 1 / 0): the file fails with ZeroDivisionError" in message
+    with pytest.raises(QCompileError):
+        cli.main(["bad.py", "--debug"])
+
+
+def test_exception_in_train(capsys: pytest.CaptureFixture[str]) -> None:
+    text = MODEL.replace('Path("was trained").touch()', "raise ValueError('no data')")
+    Path("bad.py").write_text(text)
+    message = refusal(capsys, "bad.py")
+    assert (
+        "bad.py:10 (raise ValueError('no data')): train fails with ValueError: no data" in message
+    )
+
+
+def test_weights_of_another_model(capsys: pytest.CaptureFixture[str]) -> None:
+    save_file({"0.weight": torch.ones(3, 3)}, "w.safetensors")
+    message = refusal(capsys, "net.py", "--weights", "w.safetensors")
+    assert "the weights do not fit the model; missing: 0.bias, 2.weight," in message
+    assert "0.weight (3, 3), the model has (32, 4)" in message
+
+
+def test_epochs_without_train(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("untrained.py").write_text(MODEL.split("def train")[0])
+    message = refusal(capsys, "untrained.py", "--epochs", "3")
+    assert "--epochs is for train(model, epochs=...)" in message
+    Path("fixed.py").write_text(MODEL.replace(", epochs=1", ""))
+    message = refusal(capsys, "fixed.py", "--epochs", "3")
+    assert "the file's train has no such argument" in message
+
+
+def test_control_flow_by_values(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("branch.py").write_text(
+        """
+import torch
+from torch import nn
+
+class Branch(nn.Module):
+    def forward(self, x):
+        if x.sum() > 0:
+            return x
+        return -x
+
+model = Branch()
+input_shape = (1, 4)
+"""
+    )
+    message = refusal(capsys, "branch.py")
+    assert "branch.py:7 (if x.sum() > 0:): cannot trace Branch" in message
+    assert "torch.where" in message
+
+
+def test_more_threads_than_cores(capsys: pytest.CaptureFixture[str]) -> None:
+    message = refusal(capsys, "net.py", "--threads", "100000")
+    assert "--threads is 100000, this process may use" in message
+
+
+def test_a_program_that_is_wrong_is_not_written(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(*arguments: Any) -> VerifyReport:
+        found = verify(*arguments)
+        bad = dataclasses.replace(found.outputs[0], max_error=9.0, relative_error=9.0)
+        return dataclasses.replace(found, outputs=(bad,))
+
+    monkeypatch.setattr(job, "verify", wrong)
+    Path("net.qcp").write_text("the old one")
+    assert cli.main(["net.py", "-o", "net.qcp"]) == cli.FAILED
+    out = capsys.readouterr().out
+    assert "NOT VERIFIED" in out
+    assert "wrote" not in out
+    assert Path("net.qcp").read_text() == "the old one"
+
+
+# --- run and inspect -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def program(capsys: pytest.CaptureFixture[str]) -> str:
+    words = ["net.py", "-o", "net.qcp", "--bits", "8", "--epochs", "0", "--no-verify"]
+    assert cli.main(words) == cli.OK
+    capsys.readouterr()
+    return "net.qcp"
+
+
+def test_run_refuses(program: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("text.npy").write_text("no array")
+    np.save("object.npy", np.array([None]), allow_pickle=True)
+    np.save("wide.npy", np.ones((1, 5), np.float32))
+    np.save("good.npy", np.ones((1, 4), np.float32))
+    cases = {
+        "--input gone.npy": "gone.npy: cannot read an array",
+        "--input text.npy": "text.npy: cannot read an array",
+        "--input object.npy": "object.npy: cannot read an array: Object arrays cannot be loaded",
+        "--input wide.npy": "[1, 5]",
+        "--input good.npy --input good.npy": "2",
+        "--input good.npy -o gone/y.npy": "gone/y.npy: cannot write",
+        "--threads 0": "num_threads is 0",
+    }
+    for words, message in cases.items():
+        assert message in refusal(capsys, "run", program, *words.split())
+
+
+@pytest.mark.parametrize("verb", ["run", "inspect"])
+def test_no_program(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "gone.qcp" in refusal(capsys, verb, "gone.qcp")
+    assert "net.py" in refusal(capsys, verb, "net.py")
+
+
+def test_digits_without_network(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(folder: Path | None) -> Path:
+        raise QCompileError("cannot get it", hint="do without")
+
+    monkeypatch.setattr("qcompile.digits.download", fails)
+    assert refusal(capsys, "digits") == "error: cannot get it do without"
