@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
@@ -205,8 +206,8 @@ def _outside(nodes: Sequence[Node]) -> list[Node]:
 
 def _signs(words: Tensor) -> Tensor:
     """±1 float32 `[..., V * 32]` of int32 words `[..., V]`: +1 for bit 0."""
-    bits = (words.unsqueeze(-1) >> torch.arange(ops.WORD, dtype=torch.int32)) & 1
-    return (1 - 2 * bits).flatten(-2).to(torch.float32)
+    bits = np.unpackbits(words.contiguous().numpy().view(np.uint8), axis=-1, bitorder="little")
+    return 1 - 2 * torch.from_numpy(bits).to(torch.float32)
 
 
 def xnor_matmul(bits: Tensor, weight: Tensor, k: int, groups: int) -> Tensor:
@@ -222,4 +223,15 @@ def xnor_matmul(bits: Tensor, weight: Tensor, k: int, groups: int) -> Tensor:
     return torch.cat(out).contiguous()
 
 
-_FAST: dict[Any, Callable[..., Any]] = {torch.ops.qcompile.xnor_matmul.default: xnor_matmul}
+def bitpack(levels: Tensor) -> Tensor:
+    """`ops.bitpack` by numpy."""
+    low = (levels <= 0).movedim(1, -1)
+    low = torch.nn.functional.pad(low, [0, -low.shape[-1] % ops.WORD])
+    packed = np.packbits(low.numpy(), axis=-1, bitorder="little")
+    return torch.from_numpy(packed.view("<i4").astype(np.int32, copy=False))
+
+
+_FAST: dict[Any, Callable[..., Any]] = {
+    torch.ops.qcompile.bitpack.default: bitpack,
+    torch.ops.qcompile.xnor_matmul.default: xnor_matmul,
+}

@@ -16,7 +16,7 @@ from torch.fx import GraphModule
 
 import qcompile
 from qcompile.ir import ops
-from qcompile.kernel_check import float_error, xnor_matmul
+from qcompile.kernel_check import bitpack, float_error, xnor_matmul
 from qcompile.program import Program
 from qcompile.verify_report import KernelReport, Mismatch, OutputReport, VerifyReport
 
@@ -234,6 +234,14 @@ def test_the_fast_reference_equals_the_slow_one(
     fast, slow = xnor_matmul(bits, weight, k, groups), ops.xnor_matmul(bits, weight, k, groups)
     assert fast.dtype == slow.dtype
     assert torch.equal(fast, slow)
+
+
+@pytest.mark.parametrize("shape", [(3, 1), (2, 32, 5), (2, 40, 3, 4), (1, 70, 2, 2, 2)])
+@pytest.mark.parametrize("low", [-1, 0])
+def test_the_fast_packing_equals_the_slow_one(shape: tuple[int, ...], low: int) -> None:
+    high = torch.rand(shape, generator=torch.Generator().manual_seed(0)) > 0.5
+    levels = torch.where(high, 1, low).to(torch.int8 if low else torch.uint8)
+    assert torch.equal(bitpack(levels), ops.bitpack(levels))
 
 
 @pytest.mark.parametrize(
