@@ -219,10 +219,10 @@ def _(acc: Tensor, tau: Tensor, direction: Tensor, low: int) -> Tensor:
 def pack_words(high: Tensor) -> Tensor:
     """Pack a bool `[..., C]` into int32 words `[..., words(C)]`; a True is bit 0, a False bit 1."""
     channels = high.shape[-1]
-    bits = F.pad((~high).to(torch.int64), [0, words(channels) * WORD - channels])
+    bits = F.pad((~high).to(torch.int32), [0, words(channels) * WORD - channels])
     bits = bits.reshape(*high.shape[:-1], words(channels), WORD)
-    value = (bits << torch.arange(WORD)).sum(-1)
-    return torch.where(value > INT32_MAX, value - 2**WORD, value).to(torch.int32)
+    # No two bits meet in the sum, and the last one is the sign: nothing overflows.
+    return (bits << torch.arange(WORD, dtype=torch.int32)).sum(-1, dtype=torch.int32)
 
 
 @torch.library.custom_op("qcompile::bitpack", mutates_args=())
