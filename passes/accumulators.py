@@ -9,7 +9,7 @@ from torch.fx import GraphModule, Node
 from qcompile.ir.graph import calls, constant_of, spec
 from qcompile.ir.ops import INT32_MAX
 from qcompile.ir.stages import aten, dialect
-from qcompile.passes.one_bit import argument, integers
+from qcompile.passes.one_bit import argument, integer, integers
 
 Range = tuple[Tensor, Tensor]  # least and greatest value, int64 [C]
 
@@ -27,12 +27,12 @@ def accumulator_range(gm: GraphModule, node: Node) -> Range | None:
 
 def _range(gm: GraphModule, node: Node) -> Range | None:
     if calls(node, dialect.conv.default):
-        padded = any(integers(node.args[3]))
-        return _dot_range(gm, node, node.args[6], node.args[7] if padded else None)
+        beyond = [integer(node, 7)] if any(integers(node, 3)) else []
+        return _dot_range(gm, node, integer(node, 6), beyond)
     if calls(node, dialect.linear.default):
-        return _dot_range(gm, node, node.args[2], None)
+        return _dot_range(gm, node, integer(node, 2), [])
     if calls(node, dialect.xnor_matmul.default):
-        k = torch.full((spec(node).shape[1],), int(str(node.args[2])))
+        k = torch.full((spec(node).shape[1],), integer(node, 2))
         return -k, k
     if calls(node, aten.flatten.using_ints):
         return _range(gm, argument(node)) if is_squeeze(node) else None
@@ -54,14 +54,12 @@ def is_squeeze(node: Node) -> bool:
     return len(before) > 2 and after == before[:2]
 
 
-def _dot_range(gm: GraphModule, node: Node, zero_point: object, pad_value: object) -> Range | None:
+def _dot_range(gm: GraphModule, node: Node, zero_point: int, beyond: list[int]) -> Range | None:
+    """Bounds of a sum of levels times weights; `beyond` the border stand these levels."""
     weight = constant_of(gm, argument(node, 1))
     if weight is None:
         return None
-    assert isinstance(zero_point, int)
-    values = [level - zero_point for level in level_range(argument(node))]
-    if isinstance(pad_value, int):
-        values.append(pad_value)
+    values = [level - zero_point for level in level_range(argument(node))] + beyond
     taps = weight.to(torch.int64).flatten(1)
     positive, negative = taps.clamp(min=0).sum(1), taps.clamp(max=0).sum(1)
     least, most = min(values), max(values)
@@ -73,10 +71,10 @@ def level_range(node: Node) -> tuple[int, int]:
     if calls(node, dialect.sign.default):
         return -1, 1
     if calls(node, dialect.threshold.default):
-        return int(str(node.args[3])), 1
+        return integer(node, 3), 1
     if calls(node, dialect.quantize_unit.default):
-        return 0, 2 ** int(str(node.args[1])) - 1
+        return 0, 2 ** integer(node, 1) - 1
     if calls(node, dialect.quantize.default):
-        return int(str(node.args[3])), int(str(node.args[4]))
+        return integer(node, 3), integer(node, 4)
     info = torch.iinfo(spec(node).dtype)
     return info.min, info.max

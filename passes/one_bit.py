@@ -21,6 +21,20 @@ def argument(node: Node, index: int = 0) -> Node:
     return value
 
 
+def integer(node: Node, index: int) -> int:
+    """A node's argument that is an integer."""
+    value = node.args[index]
+    assert isinstance(value, int), f"argument {index} of {node.format_node()} is no integer"
+    return value
+
+
+def integers(node: Node, index: int) -> list[int]:
+    """A node's argument that is a list of integers, as a list of its own."""
+    value = node.args[index]
+    assert isinstance(value, (list, tuple)), f"argument {index} of {node.format_node()} is no list"
+    return [v for v in value if isinstance(v, int)]
+
+
 def low_level(node: Node) -> int | None:
     """The lower one of a two-level tensor's levels, -1 or 0 (the upper one is 1); None for others."""
     if calls(node, dialect.sign.default):
@@ -28,21 +42,13 @@ def low_level(node: Node) -> int | None:
     if calls(node, dialect.quantize_unit.default):
         return 0 if node.args[1] == 1 else None
     if calls(node, dialect.threshold.default):
-        low = node.args[3]
-        assert isinstance(low, int)
-        return low
+        return integer(node, 3)
     return low_level(argument(node)) if calls(node, aten.flatten.using_ints) else None
 
 
 def is_signs(weight: Tensor) -> bool:
     """Whether every element is +1 or -1."""
     return bool((weight.abs() == 1).all())
-
-
-def integers(value: object) -> list[int]:
-    """A list argument of a node, as a list of its own."""
-    assert isinstance(value, (list, tuple))
-    return [int(v) for v in value]
 
 
 @dataclass(frozen=True)
@@ -78,8 +84,8 @@ def binary_conv(gm: GraphModule, node: Node) -> BinaryConv | Declined | None:
     if not calls(node, dialect.conv.default):
         return None
     levels, weight = argument(node), constant_of(gm, argument(node, 1))
-    stride, padding, dilation = (integers(a) for a in node.args[2:5])
-    groups, zero_point, pad_value = (a for a in node.args[5:8] if isinstance(a, int))
+    stride, padding, dilation = (integers(node, i) for i in (2, 3, 4))
+    groups, zero_point, pad_value = (integer(node, i) for i in (5, 6, 7))
     low = low_level(levels)
     if low is None or weight is None or zero_point != 0 or not is_signs(weight):
         return None
