@@ -83,7 +83,7 @@ class UnflattenLinear(Pass):
 def _is_of_map(flatten: Node) -> bool:
     """Whether it flattens all but the batch of `[N, C, *S]`."""
     before, after = spec(argument(flatten)).shape, spec(flatten).shape
-    return 3 <= len(before) <= 5 and len(after) == 2
+    return 3 <= len(before) <= 5 and after == (before[0], math.prod(before[1:]))
 
 
 def _vectors(gm: GraphModule, step: Node) -> list[Node]:

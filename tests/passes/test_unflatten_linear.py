@@ -138,6 +138,7 @@ def test_moved_ops_keep_the_layers_of_the_user() -> None:
     "before_layer",
     [
         lambda x: affine(aten.amax.default(x, [2, 3])),  # no flatten
+        lambda x: affine(aten.flatten.using_ints(x, 0, 2)),  # not of all but the batch
         lambda x: affine(flat(aten.mean.dim(x, [2, 3], True))),  # one position: nothing to move
         lambda x: affine(aten.softmax.int(flat(x), 1)),  # not elementwise
         lambda x: affine(aten.tanh.default(flat(x))),  # its bits may depend on the layout
