@@ -1,6 +1,6 @@
 """The file of a program: a zip archive of `program.json` and `library.so`.
 
-The same program always gives the same bytes, so the size of the file is known before it is written.
+The same library and info always give the same bytes, so the size of the file is known before it is written.
 """
 
 from __future__ import annotations
