@@ -1,6 +1,7 @@
 """The file of a program: a zip archive of `program.json` and `library.so`.
 
-The same library and info always give the same bytes, so the size of the file is known before it is written.
+The same library and info always give the same bytes, so the size of the file is known before it is
+written.
 """
 
 from __future__ import annotations
