@@ -23,7 +23,7 @@ from torch.fx import GraphModule, Node
 from torch.nn.utils.parametrize import is_parametrized
 
 from qcompile.errors import QCompileError
-from qcompile.ir.graph import TensorSpec, module_of, where
+from qcompile.ir.graph import TensorSpec, module_of, spec, where
 from qcompile.ir.stages import FLOAT_OPS, Stage
 from qcompile.passes.base import Declined, Pass, Result
 from qcompile.passes.spellings import (
@@ -35,8 +35,10 @@ from qcompile.passes.spellings import (
     Emit,
 )
 from qcompile.passes.spellings.batches import grown_specs, look_at_two_batches
+from qcompile.passes.spellings.elementwise import same
 from qcompile.passes.spellings.in_place import is_in_place, read_result_instead
 from qcompile.passes.spellings.naming import name_of
+from qcompile.passes.spellings.shapes import reshape
 
 aten = torch.ops.aten
 
@@ -70,6 +72,8 @@ class Canonicalize(Pass):
         if spelling is None:
             return _make_padding_explicit(gm, node)
         emit = Emit(gm, node)
+        if spelling not in (reshape, same):
+            _check_arguments(emit)
         try:
             arguments = inspect.signature(spelling).bind(emit, *node.args, **node.kwargs)
         except TypeError as error:
@@ -130,25 +134,30 @@ def _check_module(node: Node, module: nn.Module) -> None:
 def _check_result(gm: GraphModule) -> None:
     """Every value is float32 and keeps the samples of a batch apart."""
     batch = gm.meta["inputs"][0].shape[0]
-    for node, grown in grown_specs(gm).items():
+    grown = grown_specs(gm)
+    for node in gm.graph.nodes:
         node.meta.pop("grown", None)
-        here = node.meta["spec"]
         if node.op in ("get_attr", "output"):
             continue
-        if not isinstance(here, TensorSpec):
-            hint = "only reshaping may use the size of the batch"
-            raise QCompileError(
-                f"{name_of(gm, node)} is not supported", where=where(node), hint=hint
-            )
+        here = spec(node)
         if here.dtype != torch.float32:
             hint = "use model.float() and float32 inputs; leave conversions out of the model"
             raise QCompileError(f"{node} is {here}, not float32", where=where(node), hint=hint)
-        if here.shape[:1] != (batch,) or grown.shape != (batch + 1, *here.shape[1:]):
+        if here.shape[:1] != (batch,) or grown[node].shape != (batch + 1, *here.shape[1:]):
             raise QCompileError(
-                f"{name_of(gm, node)} gives {here} for {batch} samples and {grown} for {batch + 1}",
+                f"{name_of(gm, node)} gives {here} for {batch} samples "
+                f"and {grown[node]} for {batch + 1}",
                 where=where(node),
                 hint="dimension 0 is the batch, and each sample has to be computed by itself",
             )
+
+
+def _check_arguments(emit: Emit) -> None:
+    """Sizes that change with the batch are for reshaping only; the others are numbers by now."""
+    for source in emit.node.all_input_nodes:
+        if not isinstance(source.meta["spec"], TensorSpec):
+            what = f"it computes with {name_of(emit.gm, source)}, which depends on the batch"
+            raise emit.refuse(what, "only reshaping may use the size of the batch")
 
 
 def _check_no_tensors(gm: GraphModule, node: Node) -> None:

@@ -64,9 +64,9 @@ class ChooseQuantized(Pass):
         return weight_bits, activation_bits
 
     def _plan(self, gm: GraphModule, node: Node, first: bool, last: bool) -> LayerPlan:
-        bits = self._bits(gm, node, first, last)
+        body, bits = self._bits(gm, node), self._bits(gm, node, first, last)
         reason = ""
-        if bits != self._bits(gm, node):
+        if bits != body:
             reason = "first layer" if first else "last layer"
         obstacle = _obstacle(gm, node)
         if obstacle and bits[0] < FLOAT_BITS:

@@ -48,6 +48,9 @@ class InsertFakeQuant(Pass):
         observer = module_of(gm, x)
         if isinstance(observer, Observer):
             node.args = x.args
+            # By hand: what is shared with the quantizer does not look unused.
+            gm.graph.erase_node(x)
+            gm.delete_submodule(str(x.target))
         layer = self._layer(gm, node, plan, observer)
         gm.set_submodule(str(node.target), layer)
         return node

@@ -70,6 +70,7 @@ def prepare(
     _check_initialized(model)
     settled = _settled_arguments(model, len(inputs), concrete_args or {})
     traced = trace(model, inputs, concrete_args=settled, leaf_modules=leaf_modules)
+    traced.meta["model"] = type(model).__name__
     return run(pipelines.prepare_passes(recipe), traced, after_each).graph
 
 

@@ -40,7 +40,7 @@ def build_program(
     built = build(lowered, target)
     kernels = tuple(KernelInfo(k.name, tuple(k.nodes), k.layer, k.kind) for k in built.kernels)
     info = ProgramInfo(
-        model=type(converted).__name__,
+        model=converted.meta.get("model", "model"),
         target=str(target),
         machine=platform.machine(),
         arch=built.arch,

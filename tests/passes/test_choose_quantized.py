@@ -1,0 +1,137 @@
+"""Bits for each layer: first, last, overridden, or declined with a reason."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from rewriting import check_declines, check_ignores
+from torch import Tensor, nn
+
+from qcompile.errors import QCompileError
+from qcompile.ir.graph import trace
+from qcompile.ir.plan import LayerPlan
+from qcompile.passes.choose_quantized import ChooseQuantized
+from qcompile.quant.recipe import Recipe
+
+X = torch.zeros(2, 1, 8, 8)
+
+
+class Branches(nn.Module):
+    """Two first layers, a residual block, two last layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = nn.Conv2d(1, 4, 3, padding=1)
+        self.right = nn.Conv2d(1, 4, 3, padding=1)
+        self.body = nn.Conv2d(4, 4, 3, padding=1)
+        self.mean = nn.Conv2d(4, 2, 1)
+        self.spread = nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.left(x) + self.right(x)
+        y = self.body(y) + y
+        return self.mean(y), self.spread(y)
+
+
+def plans(model: nn.Module, recipe: Recipe, *inputs: Tensor) -> dict[str, LayerPlan]:
+    gm = ChooseQuantized(recipe)(trace(model, inputs)).graph
+    found: dict[str, LayerPlan] = gm.meta["plans"]
+    return found
+
+
+def bits(model: nn.Module, recipe: Recipe, *inputs: Tensor) -> dict[str, tuple[int, int]]:
+    found = plans(model, recipe, *inputs)
+    return {layer: (p.weight_bits, p.activation_bits) for layer, p in found.items()}
+
+
+def test_first_and_last_layers_by_dataflow() -> None:
+    assert bits(Branches(), Recipe(), X) == {
+        "left": (8, 8),
+        "right": (8, 8),
+        "body": (1, 1),
+        "mean": (8, 8),
+        "spread": (8, 8),
+    }
+
+
+def test_a_plan_says_everything_about_its_layer() -> None:
+    found = plans(Branches(), Recipe(weight_bits=1, activation_bits=4), X)
+    assert [p.reason for p in found.values()] == ["first layer"] * 2 + [""] + ["last layer"] * 2
+    body = found["body"]
+    assert (body.layer, body.kind, body.weights, body.quantized) == ("body", "Conv2d", 144, True)
+    assert (body.weight_bits, body.activation_bits) == (1, 4)
+    assert "test_choose_quantized.py:" in body.where
+
+
+def test_the_bits_of_first_and_last_are_a_choice() -> None:
+    assert bits(Branches(), Recipe(first_last_bits=32), X)["left"] == (32, 32)
+    assert bits(Branches(), Recipe(bits=4, first_last_bits=4), X)["mean"] == (4, 4)
+    assert plans(Branches(), Recipe(bits=8), X)["left"].reason == ""
+
+
+def test_overrides_win() -> None:
+    recipe = Recipe(overrides={"left": 1, "bo*": "float", "mean": {"weight_bits": 2}})
+    found = bits(Branches(), recipe, X)
+    assert (found["left"], found["body"], found["mean"]) == ((1, 1), (32, 32), (2, 8))
+
+
+def test_an_override_that_matches_nothing_is_an_error() -> None:
+    with pytest.raises(QCompileError, match="'bdoy' matches no") as caught:
+        plans(Branches(), Recipe(overrides={"bdoy": 8}), X)
+    assert "did you mean 'body'" in str(caught.value)
+
+
+def test_one_float_operand_is_an_error() -> None:
+    recipe = Recipe(weight_bits=1, activation_bits=32)
+    with pytest.raises(QCompileError, match=r"left \(.*1-bit weights with 32-bit activations"):
+        plans(Branches(), recipe, X)
+
+
+def test_float_everywhere_changes_and_declines_nothing() -> None:
+    check_ignores(ChooseQuantized(Recipe(bits=32)), Branches(), X)
+
+
+class Twice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.relu(self.conv(x)))
+
+
+def test_declines_a_layer_called_twice() -> None:
+    reason = "conv is called twice, with one weight for inputs of different ranges"
+    check_declines(ChooseQuantized(Recipe()), Twice(), X, conv=reason)
+    [plan] = plans(Twice(), Recipe(), X).values()
+    assert (plan.quantized, plan.reason) == (False, reason)
+    check_ignores(ChooseQuantized(Recipe(overrides={"conv": "float"})), Twice(), X)
+
+
+def test_declines_tied_weights() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
+            self.b.weight = self.a.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(self.a(x))
+
+    check_declines(
+        ChooseQuantized(Recipe()),
+        Tied(),
+        torch.zeros(2, 8),
+        a="it shares its weight with b",
+        b="it shares its weight with a",
+    )
+
+
+def test_declines_a_linear_layer_over_sequences() -> None:
+    check_declines(
+        ChooseQuantized(Recipe()),
+        nn.Sequential(nn.Linear(8, 8)),
+        torch.zeros(2, 3, 8),
+        reasons={"0": "its input has 3 dimensions, a quantized linear layer takes 2"},
+    )
