@@ -16,23 +16,9 @@ from torch.fx import GraphModule
 from qcompile.ir.graph import calls, text
 from qcompile.ir.stages import Stage, aten, dialect
 from qcompile.passes.base import Pass, Result, run
-from qcompile.passes.commute_maxpool import CommuteMaxpool
-from qcompile.passes.correct_zero_padding import CorrectZeroPadding
-from qcompile.passes.fold_threshold import FoldThreshold
-from qcompile.passes.lower_binary_conv import LowerBinaryConv
-from qcompile.passes.lower_binary_linear import LowerBinaryLinear
-from qcompile.passes.merge_duplicates import MergeDuplicates
-from qcompile.passes.unflatten_linear import UnflattenLinear
+from qcompile.pipelines import lower_passes
 
-LOWERING: tuple[Pass, ...] = (
-    UnflattenLinear(),
-    CorrectZeroPadding(),
-    LowerBinaryConv(),
-    LowerBinaryLinear(),
-    CommuteMaxpool(),
-    FoldThreshold(),
-    MergeDuplicates(),
-)
+LOWERING = lower_passes()
 
 
 @dataclass(frozen=True)
