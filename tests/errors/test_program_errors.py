@@ -276,6 +276,27 @@ except qcompile.QCompileError as error:
     assert "pip install numpy 'apache-tvm-ffi" in done.stdout
 
 
+def test_a_runtime_that_does_not_load(tmp_path: Path) -> None:
+    folder = tmp_path / "tvm" / "lib"
+    folder.mkdir(parents=True)
+    (folder.parent / "__init__.py").touch()
+    (folder / "libtvm_runtime.so").write_bytes(b"damaged")
+    affine_program().save(tmp_path / "net.qcp")
+    code = """
+import sys
+sys.modules["torch"] = None
+sys.path.insert(0, sys.argv[1])
+import qcompile
+try:
+    qcompile.load(sys.argv[2])
+except qcompile.QCompileError as error:
+    print(error)
+"""
+    command = [sys.executable, "-c", code, str(tmp_path), str(tmp_path / "net.qcp")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.startswith(f"TVM's runtime does not load ({folder}")
+
+
 # --- saving --------------------------------------------------------------------------------------
 
 
