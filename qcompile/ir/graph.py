@@ -29,7 +29,6 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import Graph, GraphModule, Interpreter, Node, Tracer
 from torch.fx._symbolic_trace import _assert_is_none
-from torch.fx.proxy import TraceError
 
 from qcompile.errors import QCompileError
 from qcompile.ir.stages import FUNCTIONS, MODULES_ALLOWED, Stage
@@ -68,6 +67,19 @@ class TensorSpec:
         return f"{name}[{','.join(map(str, self.shape))}]"
 
 
+# What the user's own code may raise when its tensors are symbols; TraceError is a ValueError.
+_RAISED_IN_FORWARD = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NameError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
 # --- from a model to a graph ---------------------------------------------------------------------
 
 
@@ -102,7 +114,7 @@ def trace(
     tracer = _Tracer(leaf_modules)
     try:
         graph = tracer.trace(model, concrete_args=dict(concrete_args or {}) or None)
-    except (TraceError, TypeError) as error:
+    except _RAISED_IN_FORWARD as error:
         raise QCompileError(
             f"cannot trace {type(model).__name__}: {_first_line(error)}",
             where=_user_line(error),

@@ -1,0 +1,111 @@
+"""What prepare, convert, calibrate and compile refuse, and what they say."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from networks import LENET_INPUT, LeNet
+from torch import Tensor, nn
+
+import qcompile
+from qcompile import QCompileError, Recipe
+from qcompile.calibration import calibrate
+from qcompile.ir.graph import trace
+
+X = torch.randn(4, 6)
+MODEL = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 4), nn.Linear(4, 2))
+
+
+def converted() -> torch.fx.GraphModule:
+    return qcompile.convert(prepared())
+
+
+def prepared() -> torch.fx.GraphModule:
+    gm = qcompile.prepare(MODEL, X, Recipe(bits=8)).eval()
+    gm(X)
+    return gm
+
+
+class Decides(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 1 if x.sum() > 0 else x
+
+
+class Measures(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.reshape(len(x), -1)
+
+
+class Constructs(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.Linear(6, 3)(x)
+
+
+class Two(nn.Module):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + y
+
+
+REFUSED: list[tuple[Callable[[], Any], str]] = [
+    # what is no model
+    (lambda: qcompile.prepare(LeNet, X), "a type is no model\n  pass a torch.nn.Module, not its"),  # type: ignore[arg-type]
+    (lambda: qcompile.prepare(prepared(), X), "this model is prepared already"),
+    (lambda: qcompile.prepare(Decides(), X), r"(?s)test_api_errors.py:\d+ .*cannot trace Decides"),
+    (lambda: qcompile.prepare(Measures(), X), "'len' is not supported in symbolic tracing"),
+    (lambda: qcompile.prepare(Constructs(), X), "module is not installed as a submodule"),
+    (lambda: qcompile.prepare(nn.Sequential(nn.LazyLinear(3)), X), "0.weight: it has no shape yet"),
+    (lambda: qcompile.prepare(copy.deepcopy(MODEL).to("meta"), X), "0.weight: it is on meta"),
+    # inputs
+    (lambda: qcompile.prepare(MODEL, ()), "there are no example inputs"),
+    (lambda: qcompile.prepare(MODEL, [[1.0]]), "example input 0 is a list, no tensor"),  # type: ignore[list-item]
+    (lambda: qcompile.prepare(MODEL, X.double()), "example input 0 is torch.float64"),
+    (lambda: qcompile.prepare(MODEL, torch.empty(1, 6, device="meta")), "is on meta, not on"),
+    (lambda: qcompile.prepare(MODEL, X[0, 0]), r"example input 0 has the shape \[\]"),
+    (lambda: qcompile.prepare(MODEL, X[:0]), r"has the shape \[0, 6\]"),
+    (lambda: qcompile.prepare(MODEL, X / 0), "example input 0 holds NaN or infinity"),
+    (lambda: qcompile.prepare(Two(), (X, X[:2])), "batches of different sizes"),
+    (lambda: qcompile.prepare(Two(), X), r"forward takes \(x, y\), and there are 1 example"),
+    (lambda: qcompile.prepare(MODEL, (X, X)), r"forward takes \(input\), and there are 2"),
+    (lambda: qcompile.prepare(MODEL, X[:, :5]), r"^0: .*fails"),
+    # recipes
+    (lambda: qcompile.prepare(MODEL, X, {"bits": 1}), "recipe is {'bits': 1}"),  # type: ignore[arg-type]
+    (lambda: qcompile.compile(MODEL, X, recipe=Recipe(), bits=1), "recipe and bits are both given"),
+    (lambda: qcompile.compile(MODEL, X, bit=1), r"no argument 'bit'\n  of a recipe: bits, "),
+    (lambda: qcompile.compile(MODEL, X, bits=9), "bits must be 1 to 8"),
+    # stages
+    (lambda: qcompile.convert(MODEL), "convert takes a prepared model\n  make one with"),  # type: ignore[arg-type]
+    (lambda: qcompile.convert(trace(MODEL, [X])), "convert takes a prepared model"),
+    (lambda: qcompile.convert(converted()), "convert takes a prepared model"),
+    (lambda: qcompile.convert(qcompile.prepare(MODEL, X)), "never observed"),
+    (lambda: qcompile.compile(prepared()), "this model is prepared, not converted"),
+    (lambda: qcompile.compile(MODEL), "with example inputs"),
+    (lambda: qcompile.compile(converted(), X), "a converted model takes no example_inputs"),
+    (lambda: qcompile.compile(converted(), bits=1), "a converted model takes no bits"),
+    (lambda: qcompile.compile(converted(), target="abacus"), "unknown target 'abacus'"),
+    # calibration
+    (lambda: calibrate(prepared(), []), "there is no calibration batch"),
+    (lambda: calibrate(prepared(), [X, None]), "calibration batch 1: NoneType is no tensor"),
+    (
+        lambda: calibrate(prepared(), [()]),
+        "calibration batch 0: it has 0 inputs, the model takes 1",
+    ),
+    (lambda: calibrate(prepared(), [X[:, :5]]), r"is f32\[4,5\], the model takes f32\[N,6\]"),
+    (lambda: calibrate(prepared(), [X.double()]), r"is f64\[4,6\], the model takes"),
+    (lambda: calibrate(prepared(), [X[:0]]), "calibration batch 0: it is empty"),
+    (lambda: calibrate(prepared(), [X / 0]), "calibration batch 0: an input holds NaN"),
+]
+
+
+@pytest.mark.parametrize(("action", "message"), REFUSED)
+def test_refuses(action: Callable[[], Any], message: str) -> None:
+    with pytest.raises(QCompileError, match=message):
+        action()
+
+
+def test_a_model_that_fails_by_itself_names_its_line() -> None:
+    with pytest.raises(QCompileError, match=r"conv1 \(.*networks.py:\d+\): .* fails"):
+        qcompile.prepare(LeNet(), torch.randn(2, 3, *LENET_INPUT[1:]))
