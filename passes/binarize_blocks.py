@@ -16,7 +16,6 @@ clip below 0 changes nothing there, but only while no averaging lies between.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 from typing import ClassVar
 
 from torch import nn
@@ -26,7 +25,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from qcompile.ir.graph import calls, module_of, spec
 from qcompile.ir.stages import Stage, aten
 from qcompile.passes.base import Declined, Pass
-from qcompile.passes.choose_quantized import LAYERS, plan_of
+from qcompile.passes.choose_quantized import plan_of
+from qcompile.passes.normalized import State, is_relu, state_of
 from qcompile.passes.remove_dropout import DROPOUTS
 from qcompile.passes.spellings.emit import Emit
 from qcompile.quant.activations import SignActivation, UnitActivation
@@ -57,7 +57,7 @@ class BinarizeBlocks(Pass):
     recipe: Recipe
 
     def rewrite(self, gm: GraphModule, node: Node) -> Node | Declined | None:
-        if _is_relu(node) and self.recipe.method == "bireal" and self._feeds_signs(gm, node):
+        if is_relu(node) and self.recipe.method == "bireal" and self._feeds_signs(gm, node):
             return node.all_input_nodes[0]
         kind = self._activation(gm, node)
         if kind is None:
@@ -87,14 +87,14 @@ class BinarizeBlocks(Pass):
         passed = (*MAX_POOLS, *MOVES) if kind is UnitActivation else (*MAX_POOLS, *AVERAGES, *MOVES)
         chain: list[Node] = []
         source = node.all_input_nodes[0]
-        while _is_relu(source, kind) or calls(source, *passed) or _is_dropout(gm, source):
+        while is_relu(source, kind) or calls(source, *passed) or _is_dropout(gm, source):
             chain.insert(0, source)
             source = source.all_input_nodes[0]
-        kept = [n for n in chain if not _is_relu(n, kind)]
+        kept = [n for n in chain if not is_relu(n, kind)]
         pools = [i for i, n in enumerate(kept) if calls(n, *MAX_POOLS, *AVERAGES)]
         after_pools = pools[-1] + 1 if pools else 0
-        state = _state(gm, source)
-        needs_norm = state is _State.RAW or (state is _State.POSITIVE and kind is SignActivation)
+        state = state_of(gm, source)
+        needs_norm = state is State.RAW or (state is State.POSITIVE and kind is SignActivation)
         value = _follow(gm, source, kept[:after_pools], node)
         if needs_norm:
             value = _norm(gm, node, value, f"{node.target}_norm")
@@ -146,50 +146,6 @@ def _add_shortcut(gm: GraphModule, layer: Node) -> bool:
     y.meta["spec"] = spec(layer)
     out.replace_all_uses_with(y, delete_user_cb=lambda user: user is not y)
     return True
-
-
-# --- what a value is -----------------------------------------------------------------------------
-
-
-class _State(Enum):
-    RAW = "not normalized"
-    POSITIVE = "normalized, but not below 0"
-    CENTRED = "normalized, of either sign"
-
-
-_POSITIVE = (
-    aten.sigmoid.default,
-    aten.hardsigmoid.default,
-    aten.hardswish.default,
-    aten.abs.default,
-    aten.softmax.int,
-)
-
-
-def _state(gm: GraphModule, node: Node) -> _State:
-    module = module_of(gm, node)
-    if isinstance(module, _BatchNorm):
-        return _State.CENTRED
-    if node.op == "placeholder" or isinstance(module, LAYERS):
-        return _State.RAW
-    states = {_state(gm, source) for source in node.all_input_nodes if source.op != "get_attr"}
-    if _State.RAW in states or calls(node, aten.log_softmax.int):
-        return _State.RAW
-    if _is_relu(node) or calls(node, *_POSITIVE):
-        return _State.POSITIVE
-    if calls(node, aten.cat.default) and _State.POSITIVE in states:
-        return _State.POSITIVE
-    return _State.CENTRED if _State.CENTRED in states else _State.POSITIVE
-
-
-def _is_relu(node: Node, kind: type[nn.Module] = SignActivation) -> bool:
-    """Whether a node cuts off what is below 0; for DoReFa-Net also, not below what it clips to."""
-    if calls(node, aten.relu.default):
-        return True
-    if not calls(node, aten.hardtanh.default):
-        return False
-    low, high = (float(str(bound)) for bound in node.args[1:3])
-    return low == 0 and high >= 1 if kind is UnitActivation else low >= 0
 
 
 def _is_dropout(gm: GraphModule, node: Node) -> bool:
