@@ -27,7 +27,6 @@ class Steps:
             TextColumn("{task.description}"),
             BarColumn(),
             TimeElapsedColumn(),
-            TextColumn("left"),
             TimeRemainingColumn(),
         )
         silent = not self.console.is_terminal  # a log wants one line a step
