@@ -19,6 +19,7 @@ from qcompile.codegen.groups import FLATTEN, Group, form
 from qcompile.codegen.layout import Layout, check_batch, layout_of
 from qcompile.codegen.linker import link
 from qcompile.codegen.machine import Machine, machine_of
+from qcompile.codegen.pipeline import KERNELS, NETWORK
 from qcompile.codegen.schedules.cpu import kernel_of
 from qcompile.codegen.writer import Kernel
 from qcompile.errors import QCompileError
@@ -82,7 +83,9 @@ def build(gm: GraphModule, target: Target) -> Built:
     groups = form(gm)
     module, kernels = _Network(gm, machine).module(groups)
     with tvm.transform.PassContext(opt_level=3):
-        executable = relax.build(module, machine.target, relax_pipeline=_PIPELINE)
+        executable = relax.build(
+            module, machine.target, relax_pipeline=NETWORK, tir_pipeline=KERNELS
+        )
     with tempfile.TemporaryDirectory(prefix="qcompile-") as folder:
         path = Path(folder) / "library.so"
         link(executable, path)
@@ -91,22 +94,6 @@ def build(gm: GraphModule, target: Target) -> Built:
         n.name: layout_of(n) for n in gm.graph.nodes if n.op in ("placeholder", "call_function")
     }
     return Built(library, kernels, machine.arch, machine.features, layouts)
-
-
-_PIPELINE = tvm.transform.Sequential(
-    [
-        relax.transform.ToNonDataflow(),
-        relax.transform.RemovePurityChecking(),
-        relax.transform.CallTIRRewrite(),
-        relax.transform.StaticPlanBlockMemory(),
-        relax.transform.LowerAllocTensor(),
-        relax.transform.KillAfterLastUse(),
-        relax.transform.LowerRuntimeBuiltin(),
-        relax.transform.ComputePrimValue(),
-        relax.transform.VMShapeLower(),
-        relax.transform.AttachGlobalSymbol(),
-    ]
-)
 
 
 class _Network:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 from tvm import tirx
-from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as tb
 
 Expr = Any  # a tvm PrimExpr; the package has no types
@@ -79,13 +78,13 @@ def maximum(a: Expr, b: Expr) -> Expr:
 
 def at_least(e: Expr, low: float) -> Expr:
     """max(e, low), NaN stays NaN."""
-    bound = const(low, dtype(e))
+    e, bound = keep(e), const(low, dtype(e))
     return select(e < splat(bound, lanes(e)), bound, e)
 
 
 def at_most(e: Expr, high: float) -> Expr:
     """min(e, high), NaN stays NaN."""
-    bound = const(high, dtype(e))
+    e, bound = keep(e), const(high, dtype(e))
     return select(e > splat(bound, lanes(e)), bound, e)
 
 
@@ -107,7 +106,22 @@ def bits_of(condition: Expr) -> Expr:
 
 
 def bind(e: Expr) -> Expr:
-    """Compute once, here: needed because an expression that is used twice is written out twice."""
-    if isinstance(e, (int, tirx.Var, tirx.IntImm, tirx.FloatImm)) or not IRBuilder.is_in_scope():
+    """Compute an index or a load once, here."""
+    if isinstance(e, (int, tirx.Var, tirx.IntImm)):
         return e
     return tb.Bind(e)
+
+
+def keep(e: Expr) -> Expr:
+    """Compute a value once, here; for all values that may be used twice.
+
+    It goes through a buffer, which becomes a register. TVM looks through variables: after a chain of
+    n clamps, each of which reads its argument twice, it would work on an expression of 4^n terms.
+    """
+    if isinstance(e, tirx.FloatImm):
+        return e
+    count = lanes(e)
+    place = ramp(const(0, "int32"), 1, count)
+    buffer = tb.alloc_buffer((count,), dtype(e), scope="global")
+    tb.buffer_store(buffer, e, [place])
+    return buffer[place]

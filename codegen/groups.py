@@ -197,7 +197,7 @@ def _group_from(node: Node, taken: set[Node]) -> Group:
             where=where(node),
             hint=f"supported: {', '.join(sorted(map(str, _FOLLOWED | SOFTMAXES | MOVES)))}",
         )
-    exact, whole = anchor.target not in INEXACT, _groups_fill_words(anchor)
+    exact, whole = _is_exact(anchor), _groups_fill_words(anchor)
     while nodes[-1].target in _FOLLOWED and nodes[-1].target is not _dialect.bit_maxpool.default:
         user = _only_user(nodes[-1])
         if (
@@ -207,8 +207,14 @@ def _group_from(node: Node, taken: set[Node]) -> Group:
         ):
             break
         nodes.append(user)
-        exact = exact and user.target not in INEXACT
+        exact = exact and _is_exact(user)
     return Group(tuple(nodes), anchor)
+
+
+def _is_exact(node: Node) -> bool:
+    if node.target in (_aten.add.Tensor, _aten.sub.Tensor, _aten.add.Scalar):
+        return bool(arguments(node)[2] == 1)  # torch multiplies with alpha by a fused multiply-add
+    return node.target not in INEXACT
 
 
 def groups_of(node: Node) -> int:

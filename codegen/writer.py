@@ -160,9 +160,9 @@ class Writer:
         if value.op == "get_attr":
             return self._broadcast(value, p)
         if value is self.group.anchor and self.anchor is not None:
-            return e.bind(self.anchor(p))
+            return e.keep(self.anchor(p))
         if value in self.group.nodes:
-            return e.bind(self._rules[value.target](self, value, p))
+            return e.keep(self._rules[value.target](self, value, p))
         return self.operands[value].load(p)
 
     def _broadcast(self, node: Node, p: Point) -> Expr:

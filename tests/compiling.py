@@ -14,13 +14,14 @@ from typing import Any
 
 import torch
 import tvm
+from torch import Tensor, nn
+from torch.fx import Graph, GraphModule, Node
+from tvm import relax
+
 from qcompile.codegen.build import Built, build
 from qcompile.ir.graph import propagate, trace, verify
 from qcompile.ir.stages import Stage
 from qcompile.ir.target import Target
-from torch import Tensor, nn
-from torch.fx import Graph, GraphModule, Node
-from tvm import relax
 
 BATCHES = (1, 2, 5)
 
@@ -50,18 +51,18 @@ class _Two(_Net):
 
 @dataclass
 class Case:
-    """One branch: `function(*inputs, **constants)`, with float32 inputs unless `inputs` says more.
+    """One branch: `function(*inputs, **constants)` of one or two float32 inputs.
 
     Attributes:
         shapes: of the inputs, without the batch.
-        rtol, atol: 0 means bit for bit.
+        tolerance: (relative, absolute) error; both 0 means bit for bit.
+        spread: standard deviation of the inputs.
     """
 
     function: Callable[..., Any]
     shapes: Sequence[tuple[int, ...]]
     constants: dict[str, Tensor] = field(default_factory=dict)
-    rtol: float = 0
-    atol: float = 0
+    tolerance: tuple[float, float] = (0, 0)
     name: str = ""
     spread: float = 1.0
 
@@ -97,14 +98,15 @@ def joined(cases: Sequence[Case]) -> GraphModule:
             if node.op == "placeholder":
                 places[i][node] = graph.placeholder(f"case{i}_{node.name}")
     for i, gm in enumerate(graphs):
+        place = places[i].__getitem__
         for node in gm.graph.nodes:
             if node.op == "placeholder":
                 continue
             if node.op == "output":
-                value = torch.fx.map_arg(node.args[0], lambda n, i=i: places[i][n])
+                value = torch.fx.map_arg(node.args[0], place)
                 outputs += list(value) if isinstance(value, (tuple, list)) else [value]
                 continue
-            copy = graph.node_copy(node, lambda n, i=i: places[i][n])
+            copy = graph.node_copy(node, place)
             if node.op == "get_attr":
                 copy.target = f"case{i}.{node.target}"
             copy.meta["layer"] = cases[i].name or f"case{i}"
@@ -131,7 +133,7 @@ def run(machine: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
     """Call `main`; TVM wants contiguous tensors at multiples of 64 bytes."""
     out = machine["main"](*[aligned(x) for x in inputs])
     values = [out] if hasattr(out, "dtype") else list(out)
-    return [torch.from_dlpack(v) for v in values]
+    return [torch.utils.dlpack.from_dlpack(v) for v in values]
 
 
 def aligned(x: Tensor) -> Tensor:
@@ -165,8 +167,8 @@ def _compare(got: Tensor, wanted: Tensor, case: Case, batch: int) -> None:
     torch.testing.assert_close(
         got,
         wanted,
-        rtol=case.rtol,
-        atol=case.atol,
+        rtol=case.tolerance[0],
+        atol=case.tolerance[1],
         equal_nan=True,
         msg=lambda text: f"{case.name}, batch {batch}: {text}",
     )

@@ -142,9 +142,13 @@ def _neg(w: Writer, node: Node, p: Point) -> Expr:
 def _add_or_sub(w: Writer, node: Node, p: Point) -> Expr:
     left, right, alpha = arguments(node)
     a, b = w.read(left, p), w.read(right, p)
+    sign = -1 if node.target is _aten.sub.Tensor else 1
     if alpha != 1:
-        b = e.fence(b * e.const(alpha, "float32"))
-    return a - b if node.target is _aten.sub.Tensor else a + b
+        # torch fuses this one, where the processor can.
+        b = e.splat(b, max(e.lanes(a), e.lanes(b)))
+        factor = e.splat(e.const(sign * alpha, "float32"), e.lanes(b))
+        return e.call("llvm.fma", b, factor, e.splat(a, e.lanes(b)))
+    return a - b if sign < 0 else a + b
 
 
 def _mul(w: Writer, node: Node, p: Point) -> Expr:

@@ -54,7 +54,7 @@ class Running:
             high = e.ramp(e.const(half, "int32"), 1, width - half)
             tb.buffer_store(self._buffer, self._take(self._buffer[low], self._buffer[high]), [low])
             width = half
-        return e.bind(self._buffer[0])
+        return self._buffer[0]
 
 
 def gather(w: Writer, r: Reduction) -> None:
@@ -116,7 +116,7 @@ def _gathered(w: Writer, r: Reduction, n: Expr, at: list[Any], lanes: int) -> Ex
             place(split(number, sizes)[1:])
     else:
         place([])
-    return running.whole() if across else e.bind(running.lanes())
+    return running.whole() if across else running.lanes()
 
 
 def softmax(w: Writer) -> None:
@@ -136,17 +136,17 @@ def softmax(w: Writer) -> None:
         lanes = min(CHUNK, layout.channels) if joined else point.lanes
         largest, total = Running(lanes, -math.inf, e.maximum), Running(lanes, 0.0, add)
         each(lambda p: largest.add(w.read(source, p)))
-        top = largest.whole() if joined else e.bind(largest.lanes())
+        top = largest.whole() if joined else largest.lanes()
 
         def exponential(p: Point) -> None:
-            value = e.bind(exp(w.read(source, p) - top))
+            value = e.keep(exp(w.read(source, p) - top))
             total.add(value)
             if not logarithm:
                 w.out.store(p, value)
 
         each(exponential)
-        divisor = total.whole() if joined else e.bind(total.lanes())
-        offset = e.bind(log(divisor)) if logarithm else divisor
+        divisor = total.whole() if joined else total.lanes()
+        offset = e.keep(log(divisor)) if logarithm else divisor
 
         def result(p: Point) -> None:
             if logarithm:
