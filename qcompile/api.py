@@ -54,6 +54,27 @@ def prepare(
     Raises:
         QCompileError: the model or the recipe has something that cannot be had, with its place.
     """
+    recipe = Recipe() if recipe is None else recipe
+    if not isinstance(recipe, Recipe):
+        raise QCompileError(
+            f"recipe is {recipe!r}", hint="pass qcompile.Recipe(bits=1), or any of its fields"
+        )
+    graph = traced(model, example_inputs, concrete_args=concrete_args, leaf_modules=leaf_modules)
+    return run(pipelines.prepare_passes(recipe), graph, after_each).graph
+
+
+def traced(
+    model: nn.Module,
+    example_inputs: Tensor | Sequence[Tensor],
+    *,
+    concrete_args: Mapping[str, Any] | None = None,
+    leaf_modules: Collection[type[nn.Module]] = (),
+) -> GraphModule:
+    """The graph that `prepare` begins with; its modules are the model's own.
+
+    Raises:
+        QCompileError: the model cannot be traced, or the example inputs are not what it takes.
+    """
     if not isinstance(model, nn.Module):
         raise QCompileError(
             f"a {type(model).__name__} is no model", hint="pass a torch.nn.Module, not its class"
@@ -61,17 +82,12 @@ def prepare(
     if isinstance(model, GraphModule) and "stage" in model.meta:
         stage = stage_of(model).value
         raise QCompileError(f"this model is {stage} already", hint="prepare takes a float model")
-    recipe = Recipe() if recipe is None else recipe
-    if not isinstance(recipe, Recipe):
-        raise QCompileError(
-            f"recipe is {recipe!r}", hint="pass qcompile.Recipe(bits=1), or any of its fields"
-        )
     inputs = _examples(example_inputs)
     _check_initialized(model)
     settled = _settled_arguments(model, len(inputs), concrete_args or {})
-    traced = trace(model, inputs, concrete_args=settled, leaf_modules=leaf_modules)
-    traced.meta["model"] = type(model).__name__
-    return run(pipelines.prepare_passes(recipe), traced, after_each).graph
+    graph = trace(model, inputs, concrete_args=settled, leaf_modules=leaf_modules)
+    graph.meta["model"] = type(model).__name__
+    return graph
 
 
 def convert(prepared: GraphModule, *, after_each: AfterEach | None = None) -> GraphModule:

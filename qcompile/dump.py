@@ -25,6 +25,11 @@ class Dump:
         self._show = show
         self._count = 0
 
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody looks."""
+        return self._folder is not None or self._show is not None
+
     def traced(self, gm: GraphModule) -> None:
         """Begin afresh, with the graph before the first pass."""
         self._count = 0
@@ -32,15 +37,24 @@ class Dump:
 
     def __call__(self, pass_: Pass, result: Result) -> None:
         """Keep the graph that a pass gave."""
+        if not self.wanted:
+            return
         self._count += 1
         self._keep(pass_.name, describe(result.graph, result))
 
     def _keep(self, name: str, text: str) -> None:
         title = f"{self._count:02}-{name}"
         if self._folder is not None:
-            (self._folder / f"{title}.txt").write_text(text)
+            _write(self._folder / f"{title}.txt", text)
         if self._show is not None:
             self._show(f"--- {title}\n{text}")
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise QCompileError(f"cannot write the graph: {error}", where=str(path)) from error
 
 
 def make_folder(folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ from qcompile import api, baselines, model_file, report, weights
 from qcompile.calibration import calibrate
 from qcompile.dump import Dump, make_folder
 from qcompile.errors import QCompileError
-from qcompile.ir import graph
 from qcompile.ir.target import Target
 from qcompile.model_file import Inputs, ModelFile
 from qcompile.program import Program
@@ -159,8 +157,11 @@ def _train_float(job: Job, file: ModelFile, steps: Steps) -> None:
 
 
 def _prepare(job: Job, file: ModelFile, dump: Dump) -> GraphModule:
-    dump.traced(graph.trace(copy.deepcopy(file.model), file.example_inputs))
-    return api.prepare(file.model, file.example_inputs, job.recipe, after_each=dump)
+    if dump.wanted:
+        dump.traced(api.traced(file.model, file.example_inputs))
+    prepared = api.prepare(file.model, file.example_inputs, job.recipe, after_each=dump)
+    prepared.meta["model"] = file.name
+    return prepared
 
 
 def _quantize(job: Job, file: ModelFile, prepared: GraphModule, steps: Steps) -> None:

@@ -77,6 +77,7 @@ def test_a_network_without_training(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no calibration_data()" in err
     assert "accuracy" not in out
     program = qcompile.load("plain-w1a1.qcp")
+    assert program.info.model == "plain"
     assert f"wrote plain-w1a1.qcp, {Path('plain-w1a1.qcp').stat().st_size:,} bytes" in out
     assert program(torch.ones(7, 2, 6, 6)).shape == (7, 3)
     for layer in program.info.layers:

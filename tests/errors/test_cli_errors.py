@@ -91,6 +91,12 @@ def test_a_folder_that_does_not_let_us_write(
     assert "cannot write 'net-w1a1.qcp': the folder '.' does not let us write" in message
 
 
+def test_a_graph_that_cannot_be_written(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("graphs", "01-canonicalize.txt").mkdir(parents=True)
+    assert cli.main(["net.py", "--dump-dir", "graphs"]) == cli.REFUSED
+    assert "graphs/01-canonicalize.txt: cannot write the graph" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("words", [["--bits", "two"], ["--bit", "2"], ["extra"], ["--target"]])
 def test_the_command_line_itself(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as info:
