@@ -104,7 +104,7 @@ class Writer:
         self.n = tirx.Var("n", "int64")
         self.anchor: Callable[[Point], Expr] | None = None
         self._flat = False
-        self._constants: dict[str, tuple[Any, Tensor]] = {}
+        self._constants: dict[object, tuple[Any, Tensor]] = {}
         self._scalars: dict[float, int] = {}
         self._scalar_buffer: Any = None
 
@@ -126,7 +126,7 @@ class Writer:
     def buffer(self, value: Tensor) -> Any:
         """A parameter that holds a constant, flat; the same for the same values."""
         value = value.contiguous()
-        key = f"{value.dtype}{tuple(value.shape)}{hash(value.numpy().tobytes())}"
+        key = (value.dtype, value.numel(), value.numpy().tobytes())
         if key not in self._constants:
             shape = (max(value.numel(), 1),)
             self._constants[key] = (tb.buffer(shape, DTYPES[value.dtype]), value.reshape(-1))
@@ -139,11 +139,9 @@ class Writer:
         """A float32 that is read from memory, so that layers of one shape share their code."""
         if self._scalar_buffer is None:
             self._scalar_buffer = tb.buffer((_SCALARS,), "float32")
+        # A quantizer, of two scalars, ends a chain of floats: a kernel has few.
         at = self._scalars.setdefault(float(value), len(self._scalars))
-        if at >= _SCALARS:
-            raise QCompileError(
-                f"more than {_SCALARS} scalars in one kernel", where=where(self.group.anchor)
-            )
+        assert at < _SCALARS, self.group
         return self._scalar_buffer[at]
 
     def channel(self, node: Any, p: Point) -> Expr:

@@ -80,133 +80,107 @@ def pack_weight(c: Contraction, lanes: int, *, merged: bool) -> Tensor:
     return rows.permute(0, 1, 3, 4, 2, 5).contiguous()
 
 
-@dataclass(frozen=True)
-class _Task:
-    """One row of the result, in one group: where it is, and where its activations lie."""
-
-    n: Expr
-    outer: tuple[Expr, ...]
-    group: Expr
-    rows: Rows
-
-
-def schedule(w: Writer, c: Contraction, tile: Tile) -> None:
-    """Write the whole contraction with what follows it."""
-    rows = rows_of(w, c)
-    packed = pack_weight(c, tile.lanes, merged=rows.merged)
-    blocks = c.weight.shape[1] // tile.channels
-    work = c.steps * c.weight.shape[0] * c.weight.shape[1] * math.prod(c.outputs)
-    lines = math.prod(c.outputs[:-1])
-    pieces = _pieces(blocks, lines * c.groups, work // c.dot.unit)
-
-    def task(index: Expr) -> None:
-        n, *outer, group, piece = split(index, [*c.outputs[:-1], c.groups, pieces])
-        here = _Task(n, tuple(outer), group, rows.fill(n, tuple(outer), group))
-        for first, count, pixels in _columns(c.outputs[-1], tile.pixels):
-            with tb.serial(count) as column:
-                at = e.bind(column * pixels + first)
-                _blocks(w, c, tile, packed, here, at, pixels, piece, pieces)
-
-    each_task(w, lines * c.groups * pieces, work // c.dot.unit, task)
-
-
-def _pieces(blocks: int, lines: int, work: int) -> int:
+def pieces_of(blocks: int, lines: int, work: int) -> int:
     """Into how many parts the channels of a line are divided, so that threads have enough to do."""
     wanted = min(-(-_TASKS // lines), max(1, work // (1 << 16)))
     return max((d for d in range(1, blocks + 1) if blocks % d == 0 and d <= wanted), default=1)
 
 
-def _columns(width: int, pixels: int) -> list[tuple[int, int, int]]:
-    """(first column, how many tiles, their width): whole tiles, then the rest."""
-    whole = width // pixels
-    parts = [(0, whole, pixels)] if whole else []
-    if width % pixels:
-        parts.append((whole * pixels, 1, width % pixels))
-    return parts
+def schedule(w: Writer, c: Contraction, tile: Tile) -> None:
+    """Write the whole contraction with what follows it."""
+    lines = math.prod(c.outputs[:-1]) * c.groups
+    work = c.steps * c.groups * c.weight.shape[1] * math.prod(c.outputs) // c.dot.unit
+    pieces = pieces_of(c.weight.shape[1] // tile.channels, lines, work)
+    body = _Body(w, c, tile, pieces)
+    each_task(w, lines * pieces, work, body.task)
 
 
-def _blocks(
-    w: Writer,
-    c: Contraction,
-    tile: Tile,
-    packed: Tensor,
-    here: _Task,
-    column: Expr,
-    pixels: int,
-    piece: Expr,
-    pieces: int,
-) -> None:
-    outputs = c.weight.shape[1]
-    blocks, rest = divmod(outputs, tile.channels)
-    write = partial(_tile, w, c, tile.lanes, packed, here, column, pixels)
-    if blocks:
-        with tb.serial(blocks // pieces) as b:
-            write(e.bind(piece * (blocks // pieces) + b) * tile.vectors, tile.channels)
-    if rest and pieces > 1:
-        with tb.If(piece >= pieces - 1), tb.Then():
-            write(blocks * tile.vectors, rest)
-    elif rest:
-        write(blocks * tile.vectors, rest)
+@dataclass(frozen=True)
+class _Spot:
+    """A tile's place: sample, line, group and first column, and how many columns from there."""
+
+    n: Expr
+    outer: tuple[Expr, ...]
+    group: Expr
+    rows: Rows
+    column: Expr
+    pixels: int
 
 
-def _tile(
-    w: Writer,
-    c: Contraction,
-    lanes: int,
-    packed: Tensor,
-    here: _Task,
-    column: Expr,
-    pixels: int,
-    vector: Expr,
-    channels: int,
-) -> None:
-    """`pixels` from `column` on, `channels` from `vector * lanes` on."""
-    vectors = -(-channels // lanes)
-    sums = _accumulate(w, c, lanes, packed, here, column, pixels, vector, vectors)
-    width = vectors * lanes
-    scratch = tb.alloc_buffer((pixels * width,), c.dot.sums, scope="global")
-    for i, total in enumerate(sums):
-        tb.buffer_store(scratch, total[tirx.Ramp(0, 1, lanes)], [tirx.Ramp(i * lanes, 1, lanes)])
-    first = here.group * c.weight.shape[1] + vector * lanes
-    spatial = (*here.outer, column) if w.layout(w.group.anchor).spatial else ()
-    with tb.serial(pixels) as pixel:
-        for start, some in chunks(channels):
-            total = scratch[e.ramp(pixel * width + start, 1, some)]
-            at = (*spatial[:-1], column + pixel) if spatial else ()
-            point = Point(here.n, at, first + start, some)
-            w.anchor = partial(c.dot.finish, w, total)
-            w.finish(point)
+class _Body:
+    """The loops of one contraction, from the outermost in."""
 
+    def __init__(self, w: Writer, c: Contraction, tile: Tile, pieces: int) -> None:
+        self._w, self._c, self._tile, self._pieces = w, c, tile, pieces
+        self._rows = rows_of(w, c)
+        packed = pack_weight(c, tile.lanes, merged=self._rows.merged)
+        self._weights = w.buffer(packed)
+        self._wide, self._taps, self._run = packed.shape[1:4]
+        self._lane = tirx.Ramp(0, 1, tile.lanes)
 
-def _accumulate(
-    w: Writer,
-    c: Contraction,
-    lanes: int,
-    packed: Tensor,
-    here: _Task,
-    column: Expr,
-    pixels: int,
-    vector: Expr,
-    vectors: int,
-) -> list[Any]:
-    """The sums of a tile, pixel by pixel, each a vector in a buffer of its own: a register."""
-    _, wide, taps, run, _, unit = packed.shape
-    weights, size = w.buffer(packed), lanes * unit
-    zero = e.splat(e.const(0, c.dot.sums), lanes)
-    sums = [tb.alloc_buffer((lanes,), c.dot.sums, scope="global") for _ in range(pixels * vectors)]
-    for total in sums:
-        tb.buffer_store(total, zero, [tirx.Ramp(0, 1, lanes)])
-    block = e.bind((here.group * wide + vector) * (taps * run * size))
-    with tb.serial(taps) as tap, tb.serial(run) as r:
-        at = e.bind(block + (tap * run + r) * size)
-        loaded = [
-            e.bind(weights[tirx.Ramp(at + v * (taps * run * size), 1, size)])
-            for v in range(vectors)
-        ]
-        for p in range(pixels):
-            x = e.bind(here.rows.load(tap, column + p, r * unit))
-            for v in range(vectors):
-                total = sums[p * vectors + v]
-                new = c.dot.step(total[tirx.Ramp(0, 1, lanes)], x, loaded[v])
-                tb.buffer_store(total, new, [tirx.Ramp(0, 1, lanes)])
-    return sums
+    def task(self, index: Expr) -> None:
+        """One piece of the channels of one line."""
+        c, width = self._c, self._tile.pixels
+        n, *outer, group, piece = split(index, [*c.outputs[:-1], c.groups, self._pieces])
+        rows = self._rows.fill(n, tuple(outer), group)
+        whole, rest = divmod(c.outputs[-1], width)
+        if whole:
+            with tb.serial(whole) as column:
+                at = e.bind(column * width)
+                self._blocks(_Spot(n, tuple(outer), group, rows, at, width), piece)
+        if rest:
+            at = e.const(whole * width, "int32")
+            self._blocks(_Spot(n, tuple(outer), group, rows, at, rest), piece)
+
+    def _blocks(self, spot: _Spot, piece: Expr) -> None:
+        tile = self._tile
+        blocks, rest = divmod(self._c.weight.shape[1], tile.channels)
+        each = blocks // self._pieces
+        if blocks:
+            with tb.serial(each) as block:
+                self._block(spot, e.bind(piece * each + block) * tile.vectors, tile.channels)
+        if rest and self._pieces > 1:
+            with tb.If(piece >= self._pieces - 1), tb.Then():
+                self._block(spot, blocks * tile.vectors, rest)
+        elif rest:
+            self._block(spot, blocks * tile.vectors, rest)
+
+    def _block(self, spot: _Spot, vector: Expr, channels: int) -> None:
+        """A tile of sums, then what follows for each of its pixels; `vector` counts in lanes."""
+        w, c, lanes = self._w, self._c, self._tile.lanes
+        vectors = -(-channels // lanes)
+        sums = self._sums(spot, vector, vectors)
+        width = vectors * lanes
+        scratch = tb.alloc_buffer((spot.pixels * width,), c.dot.sums, scope="global")
+        for i, total in enumerate(sums):
+            tb.buffer_store(scratch, total[self._lane], [tirx.Ramp(i * lanes, 1, lanes)])
+        first = spot.group * c.weight.shape[1] + vector * lanes
+        flat = not w.layout(w.group.anchor).spatial
+        with tb.serial(spot.pixels) as pixel:
+            at = () if flat else (*spot.outer, spot.column + pixel)
+            for start, some in chunks(channels):
+                total = scratch[e.ramp(pixel * width + start, 1, some)]
+                w.anchor = partial(c.dot.finish, w, total)
+                w.finish(Point(spot.n, at, first + start, some))
+
+    def _sums(self, spot: _Spot, vector: Expr, vectors: int) -> list[Any]:
+        """The sums of a tile, pixel by pixel, each a vector in a buffer of its own: a register."""
+        dot, lanes = self._c.dot, self._tile.lanes
+        size = lanes * dot.unit
+        column_of_weights = self._taps * self._run * size
+        zero = e.splat(e.const(0, dot.sums), lanes)
+        count = spot.pixels * vectors
+        sums = [tb.alloc_buffer((lanes,), dot.sums, scope="global") for _ in range(count)]
+        for total in sums:
+            tb.buffer_store(total, zero, [self._lane])
+        block = e.bind((spot.group * self._wide + vector) * column_of_weights)
+        with tb.serial(self._taps) as tap, tb.serial(self._run) as r:
+            at = e.bind(block + (tap * self._run + r) * size)
+            starts = [at + v * column_of_weights for v in range(vectors)]
+            weights = [e.bind(self._weights[tirx.Ramp(start, 1, size)]) for start in starts]
+            for p in range(spot.pixels):
+                x = e.bind(spot.rows.load(tap, spot.column + p, r * dot.unit))
+                for weight, total in zip(weights, sums[p * vectors :], strict=False):
+                    new = dot.step(total[self._lane], x, weight)
+                    tb.buffer_store(total, new, [self._lane])
+        return sums

@@ -7,7 +7,7 @@ converted, to a buffer of this task: `[taps but the last dimension's, columns, c
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -23,20 +23,19 @@ from qcompile.codegen.writer import Operand, Point, Writer
 
 @dataclass(frozen=True)
 class Rows:
-    """Address of the activations of a tap.
+    """Where the activations of a tap lie.
 
     Attributes:
         merged: the taps of the last dimension lie one after another and count as one run.
-        buffer: where they lie, flat; base: where the first one lies.
-        steps: distances from one tap to the next in each dimension but the last.
-        column, tap: distance from one result to the next, and from one tap of the last dimension.
+        copied: the rows are copied, not read in place.
+        buffer: where they lie, flat, once `fill` was called; base: where the first one lies.
     """
 
     c: Contraction
     operand: Operand
     merged: bool
     copied: bool
-    w: Writer
+    w: Writer  # for constants
     buffer: Any = None
     base: Any = 0
 
@@ -79,12 +78,12 @@ class Rows:
             buffer = tb.alloc_buffer((size,), c.dot.element, scope="global")
             with tb.serial(math.prod(c.kernel[:-1])) as tap:
                 self._copy(buffer, n, outer, group, tap)
-            return Rows(c, self.operand, self.merged, True, self.w, buffer, 0)
+            return replace(self, buffer=buffer)
         layout = self.operand.layout
         at = n * layout.size
         for o, stride, step in zip(outer, layout.strides[0][:-1], c.stride[:-1], strict=False):
             at = at + o * (stride * step)
-        return Rows(c, self.operand, self.merged, False, self.w, self.operand.flat, e.bind(at))
+        return replace(self, buffer=self.operand.flat, base=e.bind(at))
 
     def _copy(self, buffer: Any, n: Expr, outer: tuple[Expr, ...], group: Expr, tap: Expr) -> None:
         """Copy one row, or fill it where it lies beyond the border."""
