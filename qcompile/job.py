@@ -15,9 +15,11 @@ from torch.fx import GraphModule
 
 from qcompile import api, baselines, model_file, report, weights
 from qcompile.calibration import calibrate
+from qcompile.codegen.machine import machine_of
 from qcompile.dump import Dump, make_folder
 from qcompile.errors import QCompileError
 from qcompile.ir.target import Target
+from qcompile.machine import check_machine
 from qcompile.model_file import Inputs, ModelFile
 from qcompile.program import Program
 from qcompile.program_file import SUFFIX
@@ -78,21 +80,9 @@ def run(job: Job, out: Console, err: Console) -> bool:
     fake_accuracy = _evaluate(file, prepared, "evaluate the quantized network", steps)
     with steps(f"compile for {job.target}"):
         program = api.compile(converted, target=job.target, after_each=dump)
-    if job.threads is not None:
-        program.num_threads = job.threads
-    recording = Recording(program)
-    accuracy = _evaluate(file, recording, "evaluate the program", steps)
     report.show(out, program.summary())
-    if float_accuracy is not None and fake_accuracy is not None and accuracy is not None:
-        report.show(out, report.accuracy_table(float_accuracy, fake_accuracy, accuracy))
-    if job.verify:
-        inputs = recording.batches or list(_calibration(file))
-        with steps("verify"):
-            found = verify(program, converted, inputs)
-        report.show(out, report.verdict(found))
-        if not found.ok:
-            return False
-    _time(job, file, program, steps, out)
+    if not _try_out(job, file, program, converted, (float_accuracy, fake_accuracy), steps, out):
+        return False
     program.save(output)
     report.show(out, report.saved(str(output), program.size))
     return True
@@ -124,6 +114,7 @@ def _check(job: Job, file: ModelFile, output: Path) -> None:
         )
     if job.save_weights is not None and not _trains_float(job, file):
         raise QCompileError("--save-weights: no float network is trained here")
+    machine_of(job.target)
     api.prepare(file.model, file.example_inputs, job.recipe)
 
 
@@ -198,6 +189,40 @@ def _evaluate(file: ModelFile, model: nn.Module, title: str, steps: Steps) -> fl
     model.eval()
     with steps(title):
         return file.evaluate(model)
+
+
+# --- the program ---------------------------------------------------------------------------------
+
+
+def _try_out(
+    job: Job,
+    file: ModelFile,
+    program: Program,
+    converted: GraphModule,
+    before: tuple[float | None, float | None],
+    steps: Steps,
+    out: Console,
+) -> bool:
+    """Evaluate, verify and time the program; False if it does not verify."""
+    try:
+        check_machine(program.info)
+    except QCompileError as error:
+        steps.note(f"Not verified, since this machine cannot run it: {error.what}.")
+        return True
+    if job.threads is not None:
+        program.num_threads = job.threads
+    recording = Recording(program)
+    accuracy = _evaluate(file, recording, "evaluate the program", steps)
+    report.show(out, report.accuracy_table(*before, accuracy) if accuracy is not None else None)
+    if job.verify:
+        inputs = recording.batches or list(_calibration(file))
+        with steps("verify"):
+            found = verify(program, converted, inputs)
+        report.show(out, report.verdict(found))
+        if not found.ok:
+            return False
+    _time(job, file, program, steps, out)
+    return True
 
 
 def _time(job: Job, file: ModelFile, program: Program, steps: Steps, out: Console) -> None:

@@ -12,16 +12,18 @@ from qcompile.baselines import Timing
 from qcompile.verify_report import VerifyReport
 
 
-def accuracy_table(float32: float, fake_quant: float, compiled: float) -> RenderableType:
+def accuracy_table(*accuracies: float | None) -> RenderableType:
     """What `evaluate` gave for the float network, the quantized one, and the program."""
     table = Table(title="accuracy", title_justify="left")
     for column in ("float32", "fake-quant", "compiled"):
         table.add_column(column, justify="right")
-    table.add_row(*map(_share, (float32, fake_quant, compiled)))
+    table.add_row(*map(_share, accuracies))
     return table
 
 
-def _share(value: float) -> str:
+def _share(value: float | None) -> str:
+    if value is None:
+        return "-"
     return f"{value:.2%}" if 0 <= value <= 1 else f"{value:.4g}"
 
 

@@ -143,6 +143,18 @@ def test_module_and_name() -> None:
     assert Path("build_model-w1a1.qcp").is_file()
 
 
+def test_a_target_that_is_not_this_machine(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qcompile.machine.features", frozenset)
+    assert cli.main(["trained.py", "--bits", "8", "--epochs", "0"]) == cli.OK
+    out, err = capsys.readouterr()
+    assert "Not verified, since this machine cannot run it: compiled for" in " ".join(err.split())
+    assert "verified:" not in out
+    assert "latency" not in out
+    assert Path("trained-w8a8.qcp").is_file()
+
+
 def test_run_and_inspect(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["compile", "plain.py", "-o", "net.qcp", "--no-verify"]) == cli.OK
     x = np.random.default_rng(0).standard_normal((5, 2, 6, 6)).astype(np.float32)

@@ -59,6 +59,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         ("--method binary", "unknown method 'binary'"),
         ("--method affine", "method 'affine' has no 1-bit quantizer"),
         ("--target tpu", "unknown target 'tpu'"),
+        ("--target cpu:abacus", "unknown processor 'abacus'"),
         ("--override fc", "--override 'fc' is not LAYER=BITS"),
         ("--override =8", "--override '=8' is not LAYER=BITS"),
         ("--override fc=half", "--override 'fc=half' is not LAYER=BITS"),
