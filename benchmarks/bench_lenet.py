@@ -31,7 +31,7 @@ def entrants() -> tuple[list[baselines.Rival], list[qcompile.Program]]:
         name: qcompile.compile(model, batch, recipe=recipe, calibration=[batch])
         for name, recipe in recipes.items()
     }
-    rivals = [baselines.Rival(name, program) for name, program in programs.items()]
+    rivals = [baselines.Rival(name, p, size=p.size) for name, p in programs.items()]
     rivals.append(baselines.eager(model))
     rivals += baselines.static_int8(model, [(batch,)])
     return rivals, list(programs.values())
@@ -46,7 +46,7 @@ def main() -> None:
         program.num_threads = threads
     example = (torch.rand(1, 1, 28, 28),)
     timings = [t for batch in BATCHES for t in baselines.measure(rivals, example, batch)]
-    Console().print(report.timing_table(timings, threads))
+    Console().print(report.timing_table(rivals, timings, threads))
 
 
 if __name__ == "__main__":

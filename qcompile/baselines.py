@@ -22,11 +22,15 @@ Call = Callable[..., object]
 
 @dataclass(frozen=True)
 class Rival:
-    """One way to run the network: a name and what to call, or why it cannot be had."""
+    """One way to run the network: a name and what to call, or why it cannot be had.
+
+    `size` is in bytes: of the file, or of all parameters and buffers.
+    """
 
     name: str
     call: Call | None
     reason: str = ""
+    size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -36,12 +40,24 @@ class Timing:
     name: str
     batch: int
     seconds: float | None
-    reason: str = ""
 
 
 def eager(model: nn.Module) -> Rival:
     """PyTorch as it comes, in float."""
-    return Rival("PyTorch float32, eager", copy.deepcopy(model).eval())
+    return Rival("PyTorch float32, eager", copy.deepcopy(model).eval(), size=_bytes(model))
+
+
+def _bytes(model: nn.Module) -> int:
+    """What a module's parameters and buffers take, those of PyTorch's quantized layers unpacked."""
+    return sum(t.nbytes for value in model.state_dict().values() for t in _tensors(value))
+
+
+def _tensors(value: object) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, tuple):
+        return [t for part in value for t in _tensors(part)]
+    return _tensors(value.unpack()) if hasattr(value, "unpack") else []
 
 
 def static_int8(model: nn.Module, calibration: Sequence[Inputs]) -> list[Rival]:
@@ -75,7 +91,7 @@ def _static_int8(model: nn.Module, calibration: Sequence[Inputs], engine: str) -
         return Rival(name, None, f"PyTorch cannot: {str(error).splitlines()[0][:80]}")
     finally:
         torch.backends.quantized.engine = before
-    return Rival(name, quantized)
+    return Rival(name, quantized, size=_bytes(quantized))
 
 
 def measure(
@@ -92,7 +108,7 @@ def measure(
     with torch.no_grad():
         samples = _take_turns([r.call for r in able if r.call is not None], inputs, seconds)
     timed = {r.name: median(s) for r, s in zip(able, samples, strict=True)}
-    return [Timing(r.name, batch, timed.get(r.name), r.reason) for r in entrants]
+    return [Timing(r.name, batch, timed.get(r.name)) for r in entrants]
 
 
 def _take_turns(calls: Sequence[Call], inputs: Inputs, seconds: float) -> list[list[float]]:

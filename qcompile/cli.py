@@ -129,7 +129,7 @@ def compile_parser() -> argparse.ArgumentParser:
         default=True,
         help="compare the program with its fake-quant model, bit for bit (default: yes)",
     )
-    add("--benchmark", action="store_true", help="time it beside PyTorch float and int8")
+    add("--benchmark", action="store_true", help="take longer over the comparison with PyTorch")
     add("--threads", type=int, metavar="N", help="for training and running (default: all cores)")
     add("--dump-dir", type=Path, metavar="DIR", help="save the graph after each pass")
     add("--print-after-each", action="store_true", help="print the graph after each pass")

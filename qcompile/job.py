@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 from torch import nn
 from torch.fx import GraphModule
+from torch.utils._pytree import tree_leaves
 
 from qcompile import api, baselines, model_file, report, weights
 from qcompile.calibration import calibrate
@@ -29,7 +30,8 @@ from qcompile.steps import Steps
 from qcompile.verification import verify
 
 CALIBRATION = 32  # batches of calibration data that are used at most
-SHORT, LONG = 0.5, 2.0  # seconds that each rival's calls are timed, without and with --benchmark
+SHORT, LONG = 0.5, 3.0  # seconds that each rival's calls are timed, without and with --benchmark
+BATCHES = (1, 64)
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,8 @@ def run(job: Job, out: Console, err: Console) -> bool:
     with steps(f"compile for {job.target}"):
         program = api.compile(converted, target=job.target, after_each=dump)
     report.show(out, program.summary())
-    if not _try_out(job, file, program, converted, (float_accuracy, fake_accuracy), steps, out):
+    accuracies = (float_accuracy, fake_accuracy)
+    if not _try_out(job, file, program, prepared, converted, accuracies, steps, out):
         return False
     program.save(output)
     report.show(out, report.saved(str(output), program.size))
@@ -198,6 +201,7 @@ def _try_out(
     job: Job,
     file: ModelFile,
     program: Program,
+    prepared: GraphModule,
     converted: GraphModule,
     before: tuple[float | None, float | None],
     steps: Steps,
@@ -217,27 +221,39 @@ def _try_out(
     if job.verify:
         inputs = recording.batches or list(_calibration(file))
         with steps("verify"):
+            same = _equal_on(prepared, converted, inputs)
             found = verify(program, converted, inputs)
-        report.show(out, report.verdict(found))
-        if not found.ok:
+        report.show(out, report.verdict(found, fake_quant_equal=same))
+        if not (same and found.ok):
             return False
     _time(job, file, program, steps, out)
     return True
 
 
+@torch.no_grad()
+def _equal_on(prepared: GraphModule, converted: GraphModule, batches: Iterable[Inputs]) -> bool:
+    """Whether the fake-quant model in eval mode and its integers give the same bits."""
+    prepared.eval()
+    return all(
+        torch.equal(a, b)
+        for x in batches
+        for a, b in zip(tree_leaves(prepared(*x)), tree_leaves(converted(*x)), strict=True)
+    )
+
+
 def _time(job: Job, file: ModelFile, program: Program, steps: Steps, out: Console) -> None:
-    """The program beside the float network; with --benchmark, beside 8 bits of PyTorch too."""
-    batches, seconds = ((1, 64), LONG) if job.benchmark else ((1,), SHORT)
+    """The program beside the float network in PyTorch, in float and in 8 bits."""
+    seconds = LONG if job.benchmark else SHORT
     threads = program.num_threads
     torch.set_num_threads(threads)
     with steps("measure latency"):
-        entrants = [baselines.Rival("qcompile", program), baselines.eager(file.model)]
-        if job.benchmark:
-            calibration = list(islice(_calibration(file), 4))
-            entrants += baselines.static_int8(file.model, calibration)
+        ours = baselines.Rival("qcompile", program, size=program.size)
+        calibration = list(islice(_calibration(file), 4))
+        entrants = [ours, baselines.eager(file.model)]
+        entrants += baselines.static_int8(file.model, calibration)
         timings = [
             timing
-            for batch in batches
+            for batch in BATCHES
             for timing in baselines.measure(entrants, file.example_inputs, batch, seconds=seconds)
         ]
-    report.show(out, report.timing_table(timings, threads))
+    report.show(out, report.timing_table(entrants, timings, threads))

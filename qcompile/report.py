@@ -8,7 +8,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from qcompile.baselines import Timing
+from qcompile.baselines import Rival, Timing
 from qcompile.verify_report import VerifyReport
 
 
@@ -27,41 +27,42 @@ def _share(value: float | None) -> str:
     return f"{value:.2%}" if 0 <= value <= 1 else f"{value:.4g}"
 
 
-def timing_table(timings: Sequence[Timing], threads: int) -> RenderableType:
-    """Milliseconds a call of each rival, and how many times the program's that is.
-
-    Args:
-        timings: the first of each batch size is the program's.
-    """
+def timing_table(
+    rivals: Sequence[Rival], timings: Sequence[Timing], threads: int
+) -> RenderableType:
+    """Size and milliseconds a call of each rival, and how many times the first one's that is."""
     batches = list(dict.fromkeys(t.batch for t in timings))
     plural = "s" if threads > 1 else ""
     table = Table(
-        title=f"latency, median of a call, {threads} thread{plural}", title_justify="left"
+        title=f"size, and latency: median of a call, {threads} thread{plural}", title_justify="left"
     )
     table.add_column("")
+    table.add_column("bytes", justify="right")
+    table.add_column("times ours", justify="right")
     for batch in batches:
         table.add_column(f"batch {batch}", justify="right")
         table.add_column("times ours", justify="right")
     table.add_column("note")
-    for name in dict.fromkeys(t.name for t in timings):
-        row = [t for t in timings if t.name == name]
-        cells = [cell for t in row for cell in _cells(t, _ours(timings, t.batch))]
-        table.add_row(name, *cells, row[0].reason)
+    for rival in rivals:
+        cells = [_number(rival.size), _ratio(rival.size, rivals[0].size)]
+        for t in (t for t in timings if t.name == rival.name):
+            ours = next(other.seconds for other in timings if other.batch == t.batch)
+            cells += [_milliseconds(t.seconds), _ratio(t.seconds, ours)]
+        table.add_row(rival.name, *cells, rival.reason)
     return table
 
 
-def _ours(timings: Sequence[Timing], batch: int) -> float | None:
-    return next(t.seconds for t in timings if t.batch == batch)
+def _ratio(theirs: float | None, ours: float | None) -> str:
+    return f"{theirs / ours:.2f}" if theirs and ours else "-"
 
 
-def _cells(timing: Timing, ours: float | None) -> tuple[str, str]:
-    if timing.seconds is None:
-        return "-", "-"
-    ratio = f"{timing.seconds / ours:.2f}" if ours else "-"
-    return _milliseconds(timing.seconds), ratio
+def _number(value: int | None) -> str:
+    return "-" if value is None else f"{value:,}"
 
 
-def _milliseconds(seconds: float) -> str:
+def _milliseconds(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
     return f"{seconds * 1e3:.3f} ms" if seconds < 0.1 else f"{seconds * 1e3:.0f} ms"
 
 
@@ -73,9 +74,13 @@ def show(console: Console, *parts: RenderableType | None) -> None:
             console.print(part)
 
 
-def verdict(found: VerifyReport) -> RenderableType:
-    """One line if the program is right; all kernels if it is not."""
-    return Text(found.verdict(), "bold green") if found.ok else found.__rich__()
+def verdict(found: VerifyReport, *, fake_quant_equal: bool) -> RenderableType:
+    """What was verified if the program is right; what is wrong if it is not."""
+    if not fake_quant_equal:
+        return Text("not verified: the converted graph differs from its fake-quant model", "red")
+    if not found.ok:
+        return found.__rich__()
+    return Text(f"{found.verdict()}\nfake-quant model: equal to the bit", "bold green")
 
 
 def saved(path: str, size: int) -> RenderableType:

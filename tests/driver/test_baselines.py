@@ -50,6 +50,17 @@ def test_int8_of_every_engine_is_near_the_float_network() -> None:
         assert not torch.equal(result, expected)
 
 
+def test_sizes_are_those_of_what_is_stored() -> None:
+    x = torch.randn(4, 2, 6, 6)
+    model = nn.Sequential(nn.Conv2d(2, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 4))
+    weights, biases = 8 * 2 * 9 + 128 * 4, 8 + 4
+    assert baselines.eager(model).size == 4 * (weights + biases)
+    for rival in baselines.static_int8(model, [(x,)]):
+        assert rival.size is not None
+        # int8 weights, float biases; scales and zero points of each layer's activations
+        assert 0 < rival.size - (weights + 4 * biases) < 100
+
+
 def test_a_network_that_pytorch_cannot_quantize() -> None:
     for rival in baselines.static_int8(ByValue(), [(torch.ones(1),)]):
         assert rival.call is None
@@ -69,11 +80,7 @@ def test_measure_repeats_the_first_sample_to_the_batch() -> None:
     examples = (torch.arange(2.0).reshape(2, 1).expand(2, 3), torch.ones(2))
     timings = baselines.measure(entrants, examples, 5, seconds=0.01)
     assert seen == {((5, 3), (5,), 0.0)}
-    assert [(t.name, t.batch, t.reason) for t in timings] == [
-        ("quick", 5, ""),
-        ("missing", 5, "why"),
-        ("slow", 5, ""),
-    ]
+    assert [(t.name, t.batch) for t in timings] == [("quick", 5), ("missing", 5), ("slow", 5)]
     assert timings[0].seconds is not None
     assert timings[1].seconds is None
     assert timings[2].seconds is not None
@@ -81,18 +88,23 @@ def test_measure_repeats_the_first_sample_to_the_batch() -> None:
 
 
 def test_table_of_timings() -> None:
+    rivals = [
+        Rival("qcompile", print, size=1000),
+        Rival("float", print, size=4500),
+        Rival("int8", None, "PyTorch cannot: because"),
+    ]
     timings = [
         Timing("qcompile", 1, 0.001),
         Timing("float", 1, 0.0105),
-        Timing("int8", 1, None, "PyTorch cannot: because"),
+        Timing("int8", 1, None),
         Timing("qcompile", 64, 0.2),
         Timing("float", 64, 0.1),
-        Timing("int8", 64, None, "PyTorch cannot: because"),
+        Timing("int8", 64, None),
     ]
     text = io.StringIO()
-    Console(file=text, width=120).print(report.timing_table(timings, 2))
+    Console(file=text, width=120).print(report.timing_table(rivals, timings, 2))
     lines = [" ".join(line.replace("│", " ").split()) for line in text.getvalue().splitlines()]
-    assert lines[0] == "latency, median of a call, 2 threads"
-    assert "qcompile 1.000 ms 1.00 200 ms 1.00" in lines
-    assert "float 10.500 ms 10.50 100 ms 0.50" in lines
-    assert "int8 - - - - PyTorch cannot: because" in lines
+    assert lines[0] == "size, and latency: median of a call, 2 threads"
+    assert "qcompile 1,000 1.00 1.000 ms 1.00 200 ms 1.00" in lines
+    assert "float 4,500 4.50 10.500 ms 10.50 100 ms 0.50" in lines
+    assert "int8 - - - - - - PyTorch cannot: because" in lines
