@@ -17,6 +17,7 @@ from qcompile.passes.lower_binary_conv import LowerBinaryConv
 from qcompile.passes.lower_binary_linear import LowerBinaryLinear
 from qcompile.passes.merge_duplicates import MergeDuplicates
 from qcompile.passes.remove_dropout import RemoveDropout
+from qcompile.passes.sink_flatten import SinkFlatten
 from qcompile.passes.unflatten_linear import UnflattenLinear
 
 # Every pass there is, in the order in which a model meets them.
@@ -34,6 +35,7 @@ PASSES: tuple[type[Pass], ...] = (
     LowerBinaryLinear,
     CommuteMaxpool,
     FoldThreshold,
+    SinkFlatten,
     MergeDuplicates,
 )
 

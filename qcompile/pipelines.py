@@ -21,6 +21,7 @@ from qcompile.passes.lower_binary_conv import LowerBinaryConv
 from qcompile.passes.lower_binary_linear import LowerBinaryLinear
 from qcompile.passes.merge_duplicates import MergeDuplicates
 from qcompile.passes.remove_dropout import RemoveDropout
+from qcompile.passes.sink_flatten import SinkFlatten
 from qcompile.passes.unflatten_linear import UnflattenLinear
 from qcompile.quant.recipe import Recipe
 
@@ -64,6 +65,8 @@ def lower_passes() -> tuple[Pass, ...]:
         # its accumulator, where fold-threshold finds it.
         CommuteMaxpool(),
         FoldThreshold(),
+        # What is left in floats behind an accumulator: one kernel with it.
+        SinkFlatten(),
         # One sign that feeds two layers was packed twice.
         MergeDuplicates(),
     )

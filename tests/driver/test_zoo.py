@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from qcompile.ir.graph import trace
-from qcompile.zoo import birealnet18, lenet, resnet18
-from qcompile.zoo.resnet import BasicBlock, BiRealBlock, ResNet
+from qcompile.zoo.lenet import lenet
+from qcompile.zoo.resnet import BasicBlock, BiRealBlock, ResNet, birealnet18, resnet18
 
 NETWORKS = {"lenet": lenet, "resnet18": resnet18, "birealnet18": birealnet18}
 

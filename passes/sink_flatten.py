@@ -1,0 +1,49 @@
+"""Let elementwise ops work before a flatten that moves nothing.
+
+    f(flatten(y))  ->  flatten(f(y))
+
+for y of shape [N, C, 1, ...] and f that gives each element, or each channel, its own value: dimension
+1 is the channel on both sides. What was an accumulator's epilogue stands next to it again, and
+becomes part of its kernel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch.fx import GraphModule, Node
+
+from qcompile.ir.graph import calls
+from qcompile.ir.stages import Stage, aten, dialect
+from qcompile.passes.accumulators import is_squeeze
+from qcompile.passes.base import Declined, Pass
+from qcompile.passes.monotone import ELEMENTWISE, replay
+from qcompile.passes.one_bit import argument
+
+_MOVED = (
+    *ELEMENTWISE,
+    aten.abs.default,
+    dialect.sign.default,
+    dialect.quantize.default,
+    dialect.quantize_unit.default,
+    dialect.threshold.default,
+)
+
+
+@dataclass(frozen=True)
+class SinkFlatten(Pass):
+    """Flattens of maps with one position, behind what `unflatten-linear` made convolutions of."""
+
+    name: ClassVar[str] = "sink-flatten"
+    stages: ClassVar[tuple[Stage, ...]] = (Stage.CONVERTED, Stage.LOWERED)
+    gives: ClassVar[Stage | None] = Stage.LOWERED
+
+    def rewrite(self, gm: GraphModule, node: Node) -> Node | Declined | None:
+        if not calls(node, *_MOVED):
+            return None
+        flatten = argument(node)
+        if not calls(flatten, aten.flatten.using_ints) or not is_squeeze(flatten):
+            return None
+        moved = replay(gm, [node], argument(flatten))
+        return gm.graph.call_function(aten.flatten.using_ints, (moved, 1))
