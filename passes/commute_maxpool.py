@@ -9,7 +9,8 @@ of the largest is the largest sign; where it falls, the smallest:
     s(max y_i) = min s(y_i)   OR of the bits, the channels of any_mask
 
 Which of the two, f at the ends of what acc can hold says. Pooling pads with minus infinity, which
-is never the largest; so do the bits, with the value that never decides.
+is never the largest; so do the bits, with the value that never decides. A window of nothing but
+padding, as dilation makes them, is declined: its value is minus infinity, and s of it may be +1.
 
 The pooled tensor is 32 times smaller, and the sign comes next to its accumulator, where
 fold-threshold finds it. Where no accumulator is found, the float pooling would only see more work.
@@ -56,6 +57,8 @@ class CommuteMaxpool(Pass):
         if bounds is None:
             what = f"the input {acc.target}" if acc.op == "placeholder" else acc.target
             return Declined(f"max_pool stays on floats: {what} is no integer accumulator")
+        if any(_Window.of(pool).misses_the_map(pool) for pool in pools):
+            return Declined("max_pool stays on floats: a pooling window lies wholly in the padding")
         ends = values_along(gm, chain, torch.stack(bounds).to(torch.int32))
         if any(v.isnan().any() for v in ends):
             return Declined("max_pool stays on floats: what stands around it overflows to NaN")
@@ -73,33 +76,52 @@ def _opposed(y: Tensor, level: Tensor) -> Tensor:
 
 
 def _pool_bits(gm: GraphModule, pool: Node, bits: Node, falls: Tensor) -> Node:
-    rank = len(spec(pool).shape) - 2
-    kernel, stride, padding, dilation, ceil_mode = pool_arguments(pool, rank)
+    window = _Window.of(pool)
     layer = str(pool.meta["layer"])
     new = gm.graph.call_function(
         dialect.bit_maxpool.default,
         (
             bits,
             add_constant(gm, f"{layer}_any_mask", pack_words(~falls)),
-            kernel,
-            stride,
-            [p for p in padding for _ in range(2)],
-            dilation,
-            ceil_mode,
+            window.kernel,
+            window.stride,
+            [p for p in window.padding for _ in range(2)],
+            window.dilation,
+            window.ceil_mode,
         ),
     )
     new.meta["layer"], new.stack_trace = layer, pool.stack_trace
     return new
 
 
-def pool_arguments(
-    pool: Node, rank: int
-) -> tuple[list[int], list[int], list[int], list[int], bool]:
-    """Kernel, stride, padding, dilation for each dimension, and ceil_mode, defaults filled in."""
-    given = [*pool.args[1:], *[None, [], 0, 1, False][len(pool.args) - 1 :]]
-    kernel = _each(given[0], rank)
-    stride = _each(given[1], rank) if given[1] else kernel
-    return kernel, stride, _each(given[2], rank), _each(given[3], rank), bool(given[4])
+@dataclass(frozen=True)
+class _Window:
+    """A max pooling's arguments, a number for each dimension, defaults filled in."""
+
+    kernel: list[int]
+    stride: list[int]
+    padding: list[int]
+    dilation: list[int]
+    ceil_mode: bool
+
+    @classmethod
+    def of(cls, pool: Node) -> _Window:
+        rank = len(spec(pool).shape) - 2
+        given = [*pool.args[1:], *[None, [], 0, 1, False][len(pool.args) - 1 :]]
+        kernel = _each(given[0], rank)
+        stride = _each(given[1], rank) if given[1] else kernel
+        return cls(kernel, stride, _each(given[2], rank), _each(given[3], rank), bool(given[4]))
+
+    def misses_the_map(self, pool: Node) -> bool:
+        """Whether all taps of some output position lie in the padding."""
+        sizes = zip(spec(argument(pool)).shape[2:], spec(pool).shape[2:], strict=True)
+        for d, (size, count) in enumerate(sizes):
+            for position in range(count):
+                first = position * self.stride[d] - self.padding[d]
+                taps = (first + i * self.dilation[d] for i in range(self.kernel[d]))
+                if not any(0 <= tap < size for tap in taps):
+                    return True
+        return False
 
 
 def _each(value: Any, rank: int) -> list[int]:

@@ -400,7 +400,8 @@ def bit_maxpool(
 
     The largest sign is +1 (bit 0) where any is: AND of the bits. Where a BatchNorm of negative
     gamma stood between the pooling and the sign, the smallest is wanted: OR of the bits, at the
-    channels whose bit is 1 in `any_mask` (int32 `[W]`). A window never lies wholly in the padding.
+    channels whose bit is 1 in `any_mask` (int32 `[W]`). Padding decides nothing, so that it is the
+    caller's duty to see that no window lies wholly in it.
     """
     # ceil_mode lets the last window start inside the input or its left padding, and hang over.
     size = pooled_size(bits.shape[1:-1], kernel, stride, padding, dilation, ceil_mode)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from rewriting import assert_same_result, check_declines, check_ignores, check_rewrite, staged
 from small_nets import Net, conv, normal, signs
@@ -146,6 +146,46 @@ def test_an_overflow_to_nan_is_declined() -> None:
     net = Net(forward, w=signs(2, 3, 3), m=torch.tensor([1.0, HUGE]), n=torch.zeros(2))
     reason = "max_pool stays on floats: what stands around it overflows to NaN"
     check_declines(CommuteMaxpool(), lowered(net, normal(1, 3, 6)), bitpack_default=reason)
+
+
+ALL_PADDING = "max_pool stays on floats: a pooling window lies wholly in the padding"
+
+
+def windows_at_the_edge(*arguments: object) -> Net:
+    """Signs that fall with what is pooled, after `arguments` for max_pool2d."""
+
+    def forward(x: Tensor, w: Tensor, m: Tensor, n: Tensor) -> Tensor:
+        y = dialect.scale_shift.default(conv(dialect.sign.default(x), w), m, None)
+        y = aten.max_pool2d.default(y, *arguments)
+        return dialect.bitpack.default(
+            dialect.sign.default(dialect.scale_shift.default(y, n, None))
+        )
+
+    return Net(forward, w=signs(4, 3, 1, 1), m=torch.ones(4), n=-torch.ones(4))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (5, 1)])
+def test_a_window_of_nothing_but_padding_is_declined(size: tuple[int, int]) -> None:
+    net = windows_at_the_edge([2, 2], [1, 1], [1, 1], [2, 2])
+    check_declines(CommuteMaxpool(), lowered(net, normal(1, 3, *size)), bitpack_default=ALL_PADDING)
+
+
+@given(data=st.data())
+def test_exactly_the_windows_that_torch_finds_empty_are_declined(data: st.DataObject) -> None:
+    def pair(least: int, most: int) -> list[int]:
+        return data.draw(st.lists(st.integers(least, most), min_size=2, max_size=2))
+
+    size, kernel, stride, dilation = pair(1, 6), pair(1, 4), pair(1, 3), pair(1, 4)
+    padding = [data.draw(st.integers(0, k // 2)) for k in kernel]
+    geometry = zip(size, kernel, padding, dilation, strict=True)
+    assume(all(n + 2 * p > d * (k - 1) for n, k, p, d in geometry))
+    arguments = (kernel, stride, padding, dilation, data.draw(st.booleans()))
+    empty = bool(aten.max_pool2d.default(torch.zeros(1, 1, *size), *arguments).isinf().any())
+    x = normal(2, 3, *size)
+    before = lowered(windows_at_the_edge(*arguments), x)
+    result = CommuteMaxpool()(before)
+    assert bool(result.rewrote) is not empty
+    assert_same_result(result.graph, before, x)
 
 
 @pytest.mark.parametrize("step", [aten.relu.default, lambda x: x])
