@@ -33,12 +33,33 @@ POSITIVE = (
 
 def state_of(gm: GraphModule, node: Node) -> State:
     """What a BatchNorm further up has left of a value's distribution."""
+    states: dict[Node, State] = {}
+    waiting = [node]
+    while waiting:
+        sources = _sources(gm, waiting[-1])
+        unknown = [source for source in sources if source not in states]
+        if unknown:
+            waiting += unknown
+        else:
+            top = waiting.pop()
+            states[top] = _state(gm, top, {states[source] for source in sources})
+    return states[node]
+
+
+def _sources(gm: GraphModule, node: Node) -> list[Node]:
+    """The values that decide a node's state: none, where it forgets what was above it."""
+    if isinstance(module_of(gm, node), (_BatchNorm, *LAYERS)):
+        return []
+    return [source for source in node.all_input_nodes if source.op != "get_attr"]
+
+
+def _state(gm: GraphModule, node: Node, states: set[State]) -> State:
+    """A node's state, from those of its sources."""
     module = module_of(gm, node)
     if isinstance(module, _BatchNorm):
         return State.CENTRED
     if node.op == "placeholder" or isinstance(module, LAYERS):
         return State.RAW
-    states = {state_of(gm, source) for source in node.all_input_nodes if source.op != "get_attr"}
     if State.RAW in states or calls(node, aten.log_softmax.int):
         return State.RAW
     if is_relu(node) or calls(node, *POSITIVE):

@@ -50,6 +50,29 @@ def test_state(model: nn.Module, expected: State) -> None:
     assert state_of(gm, result) is expected
 
 
+class Residuals(nn.Module):
+    """Additions of a value and its ReLU, `levels` deep: 2 ** levels ways lead to the top."""
+
+    def __init__(self, levels: int) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm2d(3)
+        self.levels = levels
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.bn(x)
+        for _ in range(self.levels):
+            x = x + x.relu()
+        return x
+
+
+@pytest.mark.parametrize("levels", [40, 600])
+def test_each_value_is_looked_at_once(levels: int) -> None:
+    gm = Canonicalize()(staged(Stage.TRACED, Residuals(levels), torch.randn(2, 3, 1, 1))).graph
+    result = gm.graph.output_node().args[0]
+    assert isinstance(result, torch.fx.Node)
+    assert state_of(gm, result) is State.CENTRED
+
+
 @pytest.mark.parametrize(
     ("model", "for_sign", "for_unit"),
     [
