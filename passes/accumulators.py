@@ -9,6 +9,7 @@ from torch.fx import GraphModule, Node
 from qcompile.ir.graph import calls, constant_of, spec
 from qcompile.ir.ops import INT32_MAX
 from qcompile.ir.stages import aten, dialect
+from qcompile.passes.flattens import is_squeeze
 from qcompile.passes.one_bit import argument, integer, integers
 
 Range = tuple[Tensor, Tensor]  # least and greatest value, int64 [C]
@@ -46,12 +47,6 @@ def _range(gm: GraphModule, node: Node) -> Range | None:
         table = constant.to(torch.int64).flatten(1)
         return low - table.amax(1), high - table.amin(1)
     return None
-
-
-def is_squeeze(node: Node) -> bool:
-    """Whether a flatten of `[N, C, *spatial]` moves nothing: every spatial size is 1."""
-    before, after = spec(argument(node)).shape, spec(node).shape
-    return len(before) > 2 and after == before[:2]
 
 
 def _dot_range(gm: GraphModule, node: Node, zero_point: int, beyond: list[int]) -> Range | None:

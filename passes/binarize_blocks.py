@@ -95,15 +95,15 @@ class BinarizeBlocks(Pass):
         after_pools = pools[-1] + 1 if pools else 0
         state = state_of(gm, source)
         needs_norm = state is State.RAW or (state is State.POSITIVE and kind is SignActivation)
-        value = _follow(gm, source, kept[:after_pools], node)
+        value = _follow(gm, source, kept[:after_pools])
         if needs_norm:
             value = _norm(gm, node, value, f"{node.target}_norm")
-        value = _follow(gm, value, kept[after_pools:], node)
+        value = _follow(gm, value, kept[after_pools:])
         node.replace_input_with(node.all_input_nodes[0], value)
         return needs_norm or len(kept) < len(chain)
 
 
-def _follow(gm: GraphModule, value: Node, steps: list[Node], layer: Node) -> Node:
+def _follow(gm: GraphModule, value: Node, steps: list[Node]) -> Node:
     """Apply steps to a value: the nodes that are there, or copies where others read them too."""
     for step in steps:
         [old] = step.all_input_nodes

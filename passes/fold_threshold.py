@@ -27,8 +27,9 @@ from torch.fx import GraphModule, Node
 from qcompile.ir.graph import add_constant, calls, spec
 from qcompile.ir.ops import INT32_MAX, INT32_MIN
 from qcompile.ir.stages import Stage, aten, dialect
-from qcompile.passes.accumulators import accumulator_range, is_squeeze
+from qcompile.passes.accumulators import accumulator_range
 from qcompile.passes.base import Declined, Pass
+from qcompile.passes.flattens import is_squeeze
 from qcompile.passes.monotone import chain_above, is_monotone, values_along
 from qcompile.passes.one_bit import argument, low_level
 
@@ -51,7 +52,7 @@ class FoldThreshold(Pass):
         acc = argument(chain[0])
         bounds = accumulator_range(gm, acc)
         if bounds is None:
-            return _why_not(gm, acc)
+            return _why_not(acc)
         ends = torch.stack(bounds).to(torch.int32)
         if any(v.isnan().any() for v in values_along(gm, chain, ends)):
             return Declined("stays on floats: what stands in front of it overflows to NaN")
@@ -74,7 +75,7 @@ def _passes(gm: GraphModule, node: Node) -> bool:
     return calls(node, dialect.zero_one.default) or is_monotone(gm, node)
 
 
-def _why_not(gm: GraphModule, node: Node) -> Declined | None:
+def _why_not(node: Node) -> Declined | None:
     """A reason, where the chain broke at an op that is monotone with other constants."""
     if calls(node, aten.leaky_relu.default, aten.prelu.default):
         return Declined("stays on floats: a negative slope in front of it is not monotone")

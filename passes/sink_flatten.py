@@ -15,20 +15,11 @@ from typing import ClassVar
 from torch.fx import GraphModule, Node
 
 from qcompile.ir.graph import calls
-from qcompile.ir.stages import Stage, aten, dialect
-from qcompile.passes.accumulators import is_squeeze
+from qcompile.ir.stages import Stage, aten
 from qcompile.passes.base import Declined, Pass
-from qcompile.passes.monotone import ELEMENTWISE, replay
+from qcompile.passes.flattens import PASS_A_FLATTEN, is_squeeze
+from qcompile.passes.monotone import replay
 from qcompile.passes.one_bit import argument
-
-_MOVED = (
-    *ELEMENTWISE,
-    aten.abs.default,
-    dialect.sign.default,
-    dialect.quantize.default,
-    dialect.quantize_unit.default,
-    dialect.threshold.default,
-)
 
 
 @dataclass(frozen=True)
@@ -40,7 +31,7 @@ class SinkFlatten(Pass):
     gives: ClassVar[Stage | None] = Stage.LOWERED
 
     def rewrite(self, gm: GraphModule, node: Node) -> Node | Declined | None:
-        if not calls(node, *_MOVED):
+        if not calls(node, *PASS_A_FLATTEN):
             return None
         flatten = argument(node)
         if not calls(flatten, aten.flatten.using_ints) or not is_squeeze(flatten):

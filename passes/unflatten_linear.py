@@ -24,17 +24,9 @@ from torch.fx import GraphModule, Node
 from qcompile.ir.graph import add_constant, calls, constant_of, spec
 from qcompile.ir.stages import Stage, aten, dialect
 from qcompile.passes.base import Declined, Pass
-from qcompile.passes.monotone import ELEMENTWISE, replay
+from qcompile.passes.flattens import PASS_A_FLATTEN, is_of_map
+from qcompile.passes.monotone import replay
 from qcompile.passes.one_bit import argument, low_level
-
-# Each gives the same bits whatever the layout; torch's transcendental functions do not.
-_ELEMENTWISE = (
-    *ELEMENTWISE,
-    aten.abs.default,
-    dialect.sign.default,
-    dialect.quantize.default,
-    dialect.quantize_unit.default,
-)
 
 
 @dataclass(frozen=True)
@@ -50,10 +42,10 @@ class UnflattenLinear(Pass):
             return None
         between: list[Node] = []
         top = argument(node)
-        while calls(top, *_ELEMENTWISE):
+        while calls(top, *PASS_A_FLATTEN):
             between.insert(0, top)
             top = argument(top)
-        if not calls(top, aten.flatten.using_ints) or not _is_of_map(top):
+        if not calls(top, aten.flatten.using_ints) or not is_of_map(top):
             return None
         y = argument(top)
         channels, *size = spec(y).shape[1:]
@@ -78,12 +70,6 @@ class UnflattenLinear(Pass):
         return gm.graph.call_function(
             dialect.conv.default, (levels, constant, *window, 1, linear.args[2], 0)
         )
-
-
-def _is_of_map(flatten: Node) -> bool:
-    """Whether it flattens all but the batch of `[N, C, *S]`."""
-    before, after = spec(argument(flatten)).shape, spec(flatten).shape
-    return 3 <= len(before) <= 5 and after == (before[0], math.prod(before[1:]))
 
 
 def _vectors(gm: GraphModule, step: Node) -> list[Node]:

@@ -4,12 +4,19 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from rewriting import assert_same_result, check_declines, check_ignores, check_rewrite, converted
+from rewriting import (
+    assert_same_result,
+    check_declines,
+    check_ignores,
+    check_rewrite,
+    converted,
+    staged,
+)
 from small_nets import Net, levels, normal, signs
 from torch import Tensor
 
 from qcompile.ir.graph import calls
-from qcompile.ir.stages import aten, dialect
+from qcompile.ir.stages import Stage, aten, dialect
 from qcompile.passes.unflatten_linear import UnflattenLinear
 
 
@@ -81,6 +88,19 @@ def test_vectors_with_one_value_a_channel_become_vectors_by_channel() -> None:
     m = normal(3).repeat_interleave(4)
     net = Net(scaled, w=levels(-7, 7, 5, 12), m=m, b=normal(1))
     check_rewrite(UnflattenLinear(), net, expected, normal(2, 3, 2, 2))
+
+
+def test_thresholds_with_one_value_a_channel_work_before_the_flatten() -> None:
+    def forward(x: Tensor, w: Tensor, tau: Tensor, direction: Tensor) -> Tensor:
+        return dialect.linear.default(dialect.threshold.default(flat(x), tau, direction, -1), w, 0)
+
+    tau, direction = (v.to(torch.int32).repeat_interleave(4) for v in (levels(-3, 3, 3), signs(3)))
+    net = Net(forward, w=signs(5, 12), tau=tau, direction=direction)
+    x = levels(-7, 7, 2, 3, 2, 2).to(torch.int32)
+    before = staged(Stage.LOWERED, net, x)
+    result = UnflattenLinear()(before)
+    assert result.rewrote == ["linear_default"]
+    assert_same_result(result.graph, before, x)
 
 
 def test_vectors_with_a_value_a_feature_are_declined() -> None:
