@@ -131,11 +131,6 @@ class Group:
         return calls(self.result, BITPACK)
 
     @property
-    def followers(self) -> tuple[Node, ...]:
-        """The nodes after the anchor."""
-        return self.nodes[self.nodes.index(self.anchor) + 1 :]
-
-    @property
     def kind(self) -> str:
         """What the arithmetic is, in a word for reports."""
         target = self.anchor.target
@@ -197,7 +192,7 @@ def _group_from(node: Node, taken: set[Node]) -> Group:
             where=where(node),
             hint=f"supported: {', '.join(sorted(map(str, _FOLLOWED | SOFTMAXES | MOVES)))}",
         )
-    exact, whole = _is_exact(anchor), _groups_fill_words(anchor)
+    exact, whole = _is_exact(anchor), _fills_words(anchor)
     while nodes[-1].target in _FOLLOWED and nodes[-1].target is not _dialect.bit_maxpool.default:
         user = _only_user(nodes[-1])
         if (
@@ -223,8 +218,19 @@ def groups_of(node: Node) -> int:
     return int(arguments(node)[at[node.target]]) if node.target in at else 1
 
 
-def _groups_fill_words(anchor: Node) -> bool:
-    """Whether no word holds signs of two groups of a grouped convolution."""
+def pads_channels(node: Node) -> bool:
+    """Whether a pad moves dimension 1, so that a vector of channels has no one place in the source."""
+    if node.target is not _aten.pad.default:
+        return False
+    padding = arguments(node)[1]
+    first = 2 * (len(spec(node).shape) - 2)  # the last dimension comes first
+    return any(padding[first : first + 2])
+
+
+def _fills_words(anchor: Node) -> bool:
+    """Whether signs come in vectors of one word each, none of two groups of a grouped convolution."""
+    if pads_channels(anchor):
+        return False
     groups = groups_of(anchor)
     return groups == 1 or spec(anchor).shape[1] // groups % WORD == 0
 

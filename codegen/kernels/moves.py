@@ -44,11 +44,6 @@ def pad_rule(w: Writer, node: Node, p: Point) -> Expr:
     return tirx.if_then_else(tirx.all(*inside), moved, fill)
 
 
-def pads_channels(w: Writer, node: Node) -> bool:
-    """Whether dimension 1 grows, so that a vector of channels has no one place in the source."""
-    return w.layout(arguments(node)[0]).channels != w.layout(node).channels
-
-
 def _source_index(index: Expr, size: int, mode: Any) -> tuple[Expr, list[Expr]]:
     """(where to read, under which conditions)."""
     if mode == "constant":

@@ -12,8 +12,8 @@ from torch.fx import Node
 from tvm.tirx.script import builder as tb
 
 from qcompile.codegen.expr import Expr
-from qcompile.codegen.groups import BY_PLACE
-from qcompile.codegen.kernels.moves import cat_offsets, pads_channels
+from qcompile.codegen.groups import BY_PLACE, pads_channels
+from qcompile.codegen.kernels.moves import cat_offsets
 from qcompile.codegen.layout import Layout, layout_of
 from qcompile.codegen.schedules.loops import CHUNK, each_chunk, each_task, split
 from qcompile.codegen.writer import Point, Writer
@@ -79,9 +79,7 @@ def _each_pixel(w: Writer, layout: Layout, body: Callable[[Expr, tuple[Expr, ...
 
 def _vectors(w: Writer, layout: Layout, n: Expr, outer: tuple[Expr, ...]) -> None:
     scalar = any(
-        node.target is _dialect.im2col.default
-        or (node.target is _aten.pad.default and pads_channels(w, node))
-        for node in w.group.nodes
+        node.target is _dialect.im2col.default or pads_channels(node) for node in w.group.nodes
     )
 
     def channels(at: tuple[Expr, ...]) -> None:

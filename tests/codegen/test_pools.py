@@ -127,10 +127,33 @@ def test_pads() -> None:
         Case(one(pad, [2, 1], "reflect"), [(3, 9)]),
     ]
 
+    def packed(x: Tensor) -> Any:
+        y = pad(x, [0, 0, 0, 0, 3, 5], "constant", -1.0)
+        return torch.ops.qcompile.bitpack.default(torch.ops.qcompile.sign.default(y))
+
+    cases.append(Case(packed, [(40, 4, 5)], name="channels, then signs"))
+
     def between(x: Tensor) -> Any:
         return aten.neg.default(pad(aten.relu.default(x), [1, 1, 1, 1], "reflect"))
 
     check([*cases, Case(between, [(33, 4, 5)], name="between")])
+
+
+def test_pads_that_move_channels_and_leave_their_number() -> None:
+    cases = []
+    for before, after in [(1, -1), (-1, 1), (3, -3), (-40, 40)]:
+        padding = [0, 0, 0, 0, before, after]
+        for shape in [(40, 5, 5), (64, 2, 3), (3, 4, 9)]:
+            if min(before, after) >= -shape[0]:
+                name = f"{shape} {padding}"
+                cases.append(Case(one(aten.pad.default, padding), [shape], name=name))
+    cases += [
+        Case(one(aten.pad.default, [1, -1], "constant", 0.5), [(40,)], name="features"),
+        Case(one(aten.pad.default, [0, 0, 1, -1], "constant", 0.5), [(40, 7)], name="1d"),
+        Case(one(aten.pad.default, [1, 2, -1, 0, 2, -2]), [(40, 5, 5)], name="all dimensions"),
+        Case(one(aten.pad.default, [0, 0, 0, 0, -3, -4]), [(40, 5, 5)], name="only cropped"),
+    ]
+    check(cases)
 
 
 def test_cat_and_flatten() -> None:
