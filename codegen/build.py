@@ -20,6 +20,7 @@ from qcompile.codegen.layout import Layout, check_batch, layout_of
 from qcompile.codegen.linker import link
 from qcompile.codegen.machine import Machine, machine_of
 from qcompile.codegen.pipeline import KERNELS, NETWORK
+from qcompile.codegen.schedules.copy import copy
 from qcompile.codegen.schedules.cpu import kernel_of
 from qcompile.codegen.writer import Kernel
 from qcompile.errors import QCompileError
@@ -55,7 +56,8 @@ class Built:
 
     Attributes:
         library: the bytes of the shared library.
-        kernels: in the order in which they run.
+        kernels: in the order in which they run. A result that is an input, or a view of one, is
+            copied at the end: those copies are not listed.
         arch: LLVM's name of the processor that the code is for.
         features: the instructions that the processor must have, as Linux spells them.
         layouts: how the values between kernels lie in memory, by node name.
@@ -143,12 +145,14 @@ class _Network:
         return relax.TensorType((self._n, *layout.shape), layout.dtype)
 
     def _symbol(self, group: Group, kernel: Kernel) -> Any:
+        op = str(group.anchor.target).split(".")[1]
+        return self._add(kernel.function, f"{group.kind}_{op}".replace("-", "_"))
+
+    def _add(self, function: Any, name: str) -> Any:
         """The function's name in the module; the same for functions that are the same."""
-        key = StructuralKey(kernel.function)  # type: ignore[call-arg]  # its stub is wrong
+        key = StructuralKey(function)  # type: ignore[call-arg]  # its stub is wrong
         if key not in self._functions:
-            op = str(group.anchor.target).split(".")[1]
-            name = f"{group.kind}_{op}".replace("-", "_")
-            self._functions[key] = self._builder.add_func(kernel.function, name)
+            self._functions[key] = self._builder.add_func(function, name)
         return self._functions[key]
 
     def _call(self, group: Group, kernel: Kernel, symbol: Any) -> None:
@@ -165,12 +169,25 @@ class _Network:
         """
         output = next(n for n in self._gm.graph.nodes if n.op == "output")
         value = output.args[0]
+        owned: set[Node] = set()
         if isinstance(value, Node) and value in self._values:
-            return self._values[value]
+            return self._own(value, owned)
         if isinstance(value, (tuple, list)) and all(v in self._values for v in value):
-            return relax.Tuple([self._values[v] for v in value])
+            return relax.Tuple([self._own(v, owned) for v in value])
         raise QCompileError(
             f"the network returns {value}",
             where=where(output),
             hint="a network returns one computed tensor, or a tuple of them",
         )
+
+    def _own(self, node: Node, owned: set[Node]) -> Any:
+        """A value in memory of its own: not an input's, and not that of a result in `owned`."""
+        whole = node
+        while whole.target is FLATTEN:
+            whole = whole.args[0]  # type: ignore[assignment]
+        if whole.op != "placeholder" and whole not in owned:
+            owned.add(whole)
+            return self._values[node]
+        symbol = self._add(copy(layout_of(node)), "copy_result")
+        call = relax.call_tir(symbol, relax.Tuple([self._values[node]]), self._type(node))
+        return self._builder.emit(call)

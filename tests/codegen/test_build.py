@@ -102,6 +102,40 @@ def test_a_value_is_returned_twice_and_an_input_too() -> None:
     check([Case(function, [(3, 4, 5)])])
 
 
+def views(x: Tensor) -> Any:
+    y, flat = aten.relu.default(x), aten.flatten.using_ints(x, 1)
+    again = aten.flatten.using_ints(aten.flatten.using_ints(x, 2), 1)
+    return flat, x, again, y, y, aten.flatten.using_ints(y, 1), aten.neg.default(flat)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [views, lambda x: x, lambda x: (x,), lambda x: aten.flatten.using_ints(x, 1)],
+    ids=["many", "input", "tuple", "flatten"],
+)
+def test_results_share_no_memory_with_inputs_or_each_other(function: Callable[..., Any]) -> None:
+    gm = one(function, 3, 4, 5)
+    machine = load(build(gm, CPU))
+    for batch in (1, 3):
+        x = aligned(torch.randn(batch, 3, 4, 5))
+        wanted = function(x.clone())
+        wanted = [wanted] if isinstance(wanted, Tensor) else list(wanted)
+        before, results = x.clone(), run(machine, [x])
+        for i, result in enumerate(results):
+            torch.testing.assert_close(result, wanted[i], rtol=0, atol=0)
+            result.fill_(7.0 + i)
+        assert torch.equal(x, before)
+        assert [float(r.min()) for r in results] == [7.0 + i for i in range(len(results))]
+
+
+def test_only_results_in_memory_of_others_are_copied() -> None:
+    view = build(one(lambda x: aten.flatten.using_ints(aten.relu.default(x), 1), 3, 4), CPU)
+    assert b"copy_result" not in view.library
+    both = build(one(lambda x: (x, aten.relu.default(x)), 3, 4), CPU)
+    assert b"copy_result" in both.library
+    assert [k.nodes for k in both.kernels] == [("relu_default",)]
+
+
 def test_the_graph_is_left_as_it_was() -> None:
     gm = one(lambda x: aten.relu.default(x), 3, 4)
     before = {n.name: n.meta["spec"] for n in gm.graph.nodes}
