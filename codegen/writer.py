@@ -107,6 +107,7 @@ class Writer:
         self._constants: dict[object, tuple[Any, Tensor]] = {}
         self._scalars: dict[float, int] = {}
         self._scalar_buffer: Any = None
+        self._known: dict[tuple[Node, int], tuple[Point, Expr]] | None = None
 
     # --- operands and constants ------------------------------------------------------------------
 
@@ -157,11 +158,21 @@ class Writer:
             return e.const(float(value), "float32")
         if value.op == "get_attr":
             return self._broadcast(value, p)
+        if value not in self.group.nodes:
+            return self.operands[value].load(p)
+        key = (value, id(p))
+        if self._known is not None and key in self._known:
+            return self._known[key][1]
         if value is self.group.anchor and self.anchor is not None:
-            return e.keep(self.anchor(p))
-        if value in self.group.nodes:
-            return e.keep(self._rules[value.target](self, value, p))
-        return self.operands[value].load(p)
+            found = e.keep(self.anchor(p))
+        else:
+            found = e.keep(self._rules[value.target](self, value, p))
+        if self._known is not None:
+            self._known[key] = (
+                p,
+                found,
+            )  # the point with it: as long as it lives, its id is its own
+        return found
 
     def _broadcast(self, node: Node, p: Point) -> Expr:
         value = self.tensor(node)
@@ -177,7 +188,15 @@ class Writer:
         return Operand(layout, self.buffer(lying)).load(replace(p, n=0))
 
     def finish(self, p: Point) -> None:
-        """Store the group's result at a point; at most 32 channels, of one word, where it packs."""
+        """Store the group's result at a point; at most 32 channels, of one word, where it packs.
+
+        What is read twice is computed once: all code from here on is in one block.
+        """
+        self._known = {}
+        self._store(p)
+        self._known = None
+
+    def _store(self, p: Point) -> None:
         if not self.group.packs:
             self.out.store(p, self.read(self.group.result, p))
             return

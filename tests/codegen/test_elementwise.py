@@ -154,6 +154,41 @@ def test_two_operands_and_constants() -> None:
     check(cases)
 
 
+def test_a_value_that_is_read_twice_is_computed_once() -> None:
+    def doubled(x: Tensor) -> Any:
+        y = aten.neg.default(x)
+        for _ in range(40):
+            y = aten.add.Tensor(y, y)
+        return y
+
+    def by_channel(x: Tensor, a: Tensor) -> Any:
+        y = q.scale_shift.default(x, a, None)
+        for _ in range(40):
+            y = aten.mul.Scalar(aten.add.Tensor(y, y), -0.75)
+        return q.bitpack.default(q.sign.default(y))
+
+    def squares(x: Tensor) -> Any:
+        y = aten.max_pool2d.default(x, [2, 2], [1, 1])
+        y = aten.mul.Tensor(y, y)
+        return aten.mul.Tensor(y, y)
+
+    def squared(x: Tensor) -> Any:
+        y = aten.pad.default(x, [1, 1, 1, 1], "reflect")
+        for _ in range(40):
+            y = aten.hardtanh.default(aten.mul.Tensor(y, y), 0.5, 1.25)
+        return y
+
+    scale = floats(33, seed=11)
+    cases = [
+        Case(doubled, [(33, 4, 5)], name="doubled"),
+        Case(by_channel, [(33, 4, 5)], {"a": scale}, name="by channel"),
+        Case(squares, [(33, 4, 5)], name="squares"),
+        Case(squared, [(33, 4, 5)], name="squared"),
+    ]
+    built = check(cases)
+    assert [len(k.nodes) for k in built.kernels] == [41, 83, 3, 81]
+
+
 def test_broadcasting_makes_a_new_group() -> None:
     def function(x: Tensor, y: Tensor) -> Any:
         return aten.relu.default(aten.add.Tensor(aten.neg.default(x), y))
