@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.nn.parameter import UninitializedParameter
+from torch.utils._pytree import tree_leaves
 
 from qcompile import pipelines
 from qcompile.calibration import calibrate
@@ -73,7 +75,8 @@ def traced(
     """The graph that `prepare` begins with; its modules are the model's own.
 
     Raises:
-        QCompileError: the model cannot be traced, or the example inputs are not what it takes.
+        QCompileError: the model cannot be traced, computes something else than its graph, or the
+            example inputs are not what it takes.
     """
     if not isinstance(model, nn.Module):
         raise QCompileError(
@@ -87,6 +90,7 @@ def traced(
     settled = _settled_arguments(model, len(inputs), concrete_args or {})
     graph = trace(model, inputs, concrete_args=settled, leaf_modules=leaf_modules)
     graph.meta["model"] = type(model).__name__
+    _check_traced(model, graph, inputs, settled)
     return graph
 
 
@@ -241,6 +245,33 @@ def _check_initialized(model: nn.Module) -> None:
             )
         if value.device.type != "cpu":
             raise QCompileError(f"it is on {value.device}", where=name, hint="use model.cpu()")
+
+
+def _check_traced(
+    model: nn.Module, graph: GraphModule, inputs: Sequence[Tensor], settled: Mapping[str, Any]
+) -> None:
+    """Run both: `y += 1` is traced as `y = y + 1`, which another name of y does not see."""
+    results = []
+    for module, settings in ((model, settled), (graph, {})):
+        with torch.no_grad(), torch.random.fork_rng(devices=()):
+            torch.manual_seed(0)
+            # Copies, which the model may write to; two rows, without which BatchNorm cannot train.
+            arguments = [torch.cat([x, x]) for x in inputs]
+            # In the mode the model is in: F.dropout(x, training=self.training) was traced in it.
+            results.append(tree_leaves(copy.deepcopy(module)(*arguments, **settings)))
+    expected, got = results
+    same = len(got) == len(expected) and all(
+        isinstance(a, Tensor)
+        and a.shape == b.shape
+        and torch.allclose(a, b, rtol=1e-4, atol=1e-5, equal_nan=True)
+        for a, b in zip(got, expected, strict=True)
+    )
+    if not same:
+        raise QCompileError(
+            f"the graph of {type(model).__name__} does not compute what the model does",
+            hint="an operation that writes in place (y += 1, y[0] = 1) to a value with another name "
+            "does not show in a trace: write y = y + 1",
+        )
 
 
 def _settled_arguments(

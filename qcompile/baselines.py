@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import median, quantiles
 
 import torch
 from torch import Tensor, nn
@@ -35,11 +35,15 @@ class Rival:
 
 @dataclass(frozen=True)
 class Timing:
-    """Median seconds of one call of a rival, or None where it cannot be had."""
+    """Median seconds of one call of a rival, or None where it cannot be had.
+
+    `spread` is how many times the fast quarter's time the slow quarter's is: 1 on a quiet machine.
+    """
 
     name: str
     batch: int
     seconds: float | None
+    spread: float = 1.0
 
 
 def eager(model: nn.Module) -> Rival:
@@ -107,8 +111,13 @@ def measure(
     able = [r for r in entrants if r.call is not None]
     with torch.no_grad():
         samples = _take_turns([r.call for r in able if r.call is not None], inputs, seconds)
-    timed = {r.name: median(s) for r, s in zip(able, samples, strict=True)}
-    return [Timing(r.name, batch, timed.get(r.name)) for r in entrants]
+    timed = {r.name: _timing(r.name, batch, s) for r, s in zip(able, samples, strict=True)}
+    return [timed.get(r.name, Timing(r.name, batch, None)) for r in entrants]
+
+
+def _timing(name: str, batch: int, samples: Sequence[float]) -> Timing:
+    fast, _, slow = quantiles(samples, n=4)
+    return Timing(name, batch, median(samples), slow / fast)
 
 
 def _take_turns(calls: Sequence[Call], inputs: Inputs, seconds: float) -> list[list[float]]:

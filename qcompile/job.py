@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
@@ -128,8 +128,12 @@ def _check_writable(path: Path) -> None:
         problem = "that is a folder"
     elif not folder.is_dir():
         problem = f"there is no folder {str(folder)!r}"
-    elif not os.access(folder, os.W_OK):
-        problem = f"the folder {str(folder)!r} does not let us write"
+    else:
+        try:
+            # Permissions do not tell: a superuser has them all, and some file systems take nothing.
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            problem = f"the folder {str(folder)!r} takes no files ({error.strerror})"
     if problem:
         raise QCompileError(f"cannot write {str(path)!r}: {problem}")
 

@@ -18,8 +18,7 @@ from qcompile.codegen.layout import layout_of
 from qcompile.errors import QCompileError
 from qcompile.ir import ops
 from qcompile.ir.graph import constant_of, spec
-from qcompile.passes.base import run
-from qcompile.pipelines import lower_passes
+from qcompile.pipelines import lower
 from qcompile.program import Program
 from qcompile.program_info import KernelInfo
 from qcompile.verify_report import KernelReport, Mismatch
@@ -85,7 +84,7 @@ class KernelChecker:
         """
         self._program = program
         self._tolerance = tolerance
-        self._gm = run(lower_passes(), converted).graph
+        self._gm = lower(converted)
         nodes = {node.name: node for node in self._gm.graph.nodes}
         self._kernels: list[_Kernel] = []
         for info in program.info.kernels:
@@ -97,11 +96,14 @@ class KernelChecker:
                 )
             self._kernels.append(_Kernel(info, tuple(nodes[name] for name in info.nodes)))
 
-    def run(self, inputs: Sequence[Tensor], batch: int, start: int) -> Tensor:
+    def run(
+        self, inputs: Sequence[Tensor], batch: int, start: int
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Check every kernel on a chunk.
 
         Returns:
-            bool `[N]`: the samples in which every integer is what the reference graph has.
+            bool `[N]`, the samples in which every integer is what the lowered graph has; and what
+            the lowered graph itself gives.
         """
         written = self._capture(inputs)
         placeholders = [n for n in self._gm.graph.nodes if n.op == "placeholder"]
@@ -118,7 +120,9 @@ class KernelChecker:
             seen.keep(kernel.result, got)
             if not got.dtype.is_floating_point:
                 steady &= (got == reference).flatten(1).all(1)
-        return steady
+        result = self._gm.graph.output_node().args[0]
+        nodes = (result,) if isinstance(result, Node) else tuple(result)  # type: ignore[arg-type]
+        return steady, tuple(pure[n] for n in nodes)
 
     def _capture(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """What each kernel wrote, in torch's order of dimensions, in the order of the kernels."""

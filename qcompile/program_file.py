@@ -26,6 +26,7 @@ SUFFIX = ".qcp"
 
 _JSON, _LIBRARY = "program.json", "library.so"
 _START = b"PK\x03\x04"
+_END = b"PK\x05\x06"  # the last record of an archive without a comment, 22 bytes
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest that zip knows
 _MAX_JSON = 64 << 20
 _MAX_LIBRARY = 8 << 30
@@ -81,6 +82,10 @@ def unpack(data: bytes, where: str) -> tuple[ProgramInfo, bytes]:
         raise QCompileError("the file is empty", where=where, hint=_AGAIN)
     if not data.startswith(_START):
         raise QCompileError("this is no qcompile program", where=where, hint=_FOREIGN)
+    if data[-22:-18] != _END:  # zipfile itself would look for it further up
+        raise QCompileError(
+            "the file is truncated, or something was added to it", where=where, hint=_AGAIN
+        )
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             return _members(archive, where)
@@ -154,11 +159,11 @@ def read(path: PathLike) -> bytes:
         return Path(path).read_bytes()
     except FileNotFoundError as error:
         raise QCompileError("there is no such file", where=str(path)) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise QCompileError(f"cannot read the file: {_reason(error)}", where=str(path)) from error
 
 
-def _reason(error: OSError | ValueError) -> str:
+def _reason(error: OSError | ValueError | TypeError) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 

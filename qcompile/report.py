@@ -11,6 +11,8 @@ from rich.text import Text
 from qcompile.baselines import Rival, Timing
 from qcompile.verify_report import VerifyReport
 
+UNSTEADY = 1.5  # spread of a timing from which on it says little
+
 
 def accuracy_table(*accuracies: float | None) -> RenderableType:
     """What `evaluate` gave for the float network, the quantized one, and the program."""
@@ -45,10 +47,15 @@ def timing_table(
     table.add_column("note")
     for rival in rivals:
         cells = [_number(rival.size), _ratio(rival.size, rivals[0].size)]
-        for t in (t for t in timings if t.name == rival.name):
+        own = [t for t in timings if t.name == rival.name]
+        for t in own:
             ours = next(other.seconds for other in timings if other.batch == t.batch)
             cells += [_milliseconds(t.seconds), _ratio(t.seconds, ours)]
-        table.add_row(rival.name, *cells, rival.reason)
+        spread = max(t.spread for t in own)
+        unsteady = f"unsteady: calls differ {spread:.1f} times" if spread > UNSTEADY else ""
+        table.add_row(rival.name, *cells, rival.reason or unsteady)
+    if any(t.spread > UNSTEADY for t in timings):
+        table.caption = "the machine is busy: measure again when nothing else runs"
     return table
 
 

@@ -2,7 +2,8 @@
 
 The program runs with an instrument in its virtual machine that keeps what each kernel wrote. Then
 the reference of each kernel's ops runs on what the kernels before it wrote: so a kernel answers for
-itself alone, integers must be equal, and a wrong one is named.
+itself alone, integers must be equal, and a wrong one is named. The references together, the lowered
+graph, must give the bits of the converted graph.
 
 Float kernels may add in another order than the reference. Where such a value is quantized next, a
 value within rounding of the boundary may get another level, though every kernel is right. Samples
@@ -29,6 +30,7 @@ from qcompile.verify_report import OutputReport, VerifyReport
 __all__ = ["TOLERANCE", "VerifyReport", "verify"]
 
 TOLERANCE = 1e-4  # of float values, relative to the largest value of the tensor or 1
+TIE = 1e-6  # how near two classes must be, relative likewise, for either to be the largest
 _CHUNK = 64  # samples whose intermediate values are kept at once
 
 
@@ -52,30 +54,34 @@ def verify(
     batches = _batches(inputs, len(program.info.inputs))
     checker = KernelChecker(program, converted, tolerance)
     totals = [_Total(info.name) for info in program.info.outputs]
-    borderline = samples = 0
+    borderline = samples = unlike = 0
     for number, batch in enumerate(batches):
         got = _tuple(program(*batch))  # says what is wrong with the inputs, if anything is
         _check_nan(batch, program)
         size = batch[0].shape[0]
-        steady = torch.ones(size, dtype=torch.bool)
         for start in range(0, size, _CHUNK):
             chunk = [x.detach()[start : start + _CHUNK] for x in batch]
-            steady[start : start + _CHUNK] = checker.run(chunk, number, start)
-        expected = _tuple(_reference(converted, batch))
-        for total, y, reference in zip(totals, got, expected, strict=True):
-            total.add(y, reference, steady)
-        borderline += size - int(steady.sum())
+            steady, lowered = checker.run(chunk, number, start)
+            expected = _tuple(_reference(converted, chunk))
+            unlike += _unlike(lowered, expected)
+            borderline += int((~steady).sum())
+            for total, y, reference in zip(totals, got, expected, strict=True):
+                total.add(y[start : start + _CHUNK], reference, steady)
         samples += size
     return VerifyReport(
         kernels=tuple(checker.reports()),
         outputs=tuple(total.report() for total in totals),
         samples=samples,
         borderline=borderline,
+        unlike=unlike,
         tolerance=tolerance,
     )
 
 
 def _check_graph(program: Program, converted: GraphModule) -> None:
+    if not isinstance(program, Program) or not isinstance(converted, GraphModule):
+        what = f"a {type(program).__name__} and a {type(converted).__name__}"
+        raise QCompileError(f"verify got {what}", hint="verify(program, converted, inputs)")
     stage = stage_of(converted)
     if stage is not Stage.CONVERTED:
         raise QCompileError(
@@ -121,6 +127,14 @@ def _reference(converted: GraphModule, batch: Sequence[Tensor]) -> Any:
         return converted(*[x.detach() for x in batch])
 
 
+def _unlike(lowered: Sequence[Tensor], expected: Sequence[Tensor]) -> int:
+    """In how many samples two graphs do not give the same bits (any NaN is any other)."""
+    wrong = torch.zeros(expected[0].shape[0], dtype=torch.bool)
+    for a, b in zip(lowered, expected, strict=True):
+        wrong |= ~((a == b) | (a.isnan() & b.isnan())).flatten(1).all(1)
+    return int(wrong.sum())
+
+
 def _tuple(value: Any) -> tuple[Tensor, ...]:
     return (value,) if isinstance(value, Tensor) else tuple(value)
 
@@ -132,18 +146,26 @@ class _Total:
         self.name = name
         self.error = 0.0
         self.relative = 0.0
-        self.same = self.ranked = 0
+        self.same = self.ranked = self.swapped = 0
 
     def add(self, got: Tensor, expected: Tensor, steady: Tensor) -> None:
         if got.dtype.is_floating_point:
             error, relative = float_error(got[steady], expected[steady])
         else:
-            error = relative = float((got[steady].long() - expected[steady].long()).abs().amax())
+            error = relative = float((got[steady] != expected[steady]).any())
         self.error, self.relative = max(self.error, error), max(self.relative, relative)
         if got.dim() == 2 and got.shape[1] > 1:
-            self.same += int((got.argmax(1) == expected.argmax(1)).sum())
+            same = got.argmax(1) == expected.argmax(1)
+            self.same += int(same.sum())
             self.ranked += got.shape[0]
+            self.swapped += int((~same & steady & ~_tied(got, expected)).sum())
 
     def report(self) -> OutputReport:
         agreement = self.same / self.ranked if self.ranked else None
-        return OutputReport(self.name, self.error, self.relative, agreement)
+        return OutputReport(self.name, self.error, self.relative, agreement, self.swapped)
+
+
+def _tied(got: Tensor, expected: Tensor) -> Tensor:
+    """Where the reference has the two best classes so near that the rounding of sums ranks them."""
+    best, chosen = expected.amax(1), expected.gather(1, got.argmax(1, keepdim=True))[:, 0]
+    return best - chosen <= TIE * best.abs().clamp(min=1.0)

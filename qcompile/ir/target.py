@@ -33,10 +33,12 @@ class Target:
         """Read "cpu" or "cpu:haswell"; a Target passes through.
 
         Raises:
-            QCompileError: the kind is not known.
+            QCompileError: the kind is not known, or this is no text.
         """
         if isinstance(text, Target):
             return text
+        if not isinstance(text, str):
+            raise QCompileError(f"target is {text!r}", hint='pass "cpu", "cpu:haswell" or a Target')
         kind, _, arch = text.partition(":")
         return Target(kind, arch or None)
 

@@ -108,3 +108,18 @@ def test_table_of_timings() -> None:
     assert "qcompile 1,000 1.00 1.000 ms 1.00 200 ms 1.00" in lines
     assert "float 4,500 4.50 10.500 ms 10.50 100 ms 0.50" in lines
     assert "int8 - - - - - - PyTorch cannot: because" in lines
+
+
+def test_a_busy_machine_is_named() -> None:
+    rivals = [Rival("qcompile", print, size=1), Rival("float", print, size=1)]
+    timings = [Timing("qcompile", 1, 0.001, 1.1), Timing("float", 1, 0.01, 7.0)]
+    text = io.StringIO()
+    Console(file=text, width=120).print(report.timing_table(rivals, timings, 2))
+    assert "unsteady: calls differ 7.0 times" in text.getvalue()
+    assert "1.1 times" not in text.getvalue()
+    assert "the machine is busy" in text.getvalue()
+
+
+def test_spread_is_that_of_the_quarters() -> None:
+    timing = baselines._timing("float", 64, [1.0, 1.0, 1.0, 1.0, 3.0, 3.0, 3.0])
+    assert (timing.seconds, timing.spread) == (1.0, 3.0)

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 import qcompile
+from qcompile import kernel_check, pipelines, verification
 from qcompile.ir import ops
 from qcompile.kernel_check import bitpack, float_error, xnor_matmul
+from qcompile.passes import run
 from qcompile.program import Program
 from qcompile.verify_report import KernelReport, Mismatch, OutputReport, VerifyReport
 
@@ -272,6 +274,7 @@ def small_report(ok: bool = True) -> VerifyReport:
         outputs=(OutputReport("output", 0.5, 0.0, 0.75), OutputReport("map", 0.1, 0.0, None)),
         samples=1000,
         borderline=2,
+        unlike=0,
         tolerance=1e-4,
     )
 
@@ -289,7 +292,7 @@ def test_report_as_text() -> None:
         (
             "NOT VERIFIED: 1,000 samples, 0 of 1 integer kernels equal; output: max error 0.5, "
             "same top-1 in 75.00 %; map: max error 0.1; "
-            "2 samples have a level that rounding decides, left out"
+            "2 have a level that rounding decides, their outputs left out"
         ),
     ]
     assert (report.max_error, report.top1_agreement) == (0.5, 0.75)
@@ -309,6 +312,64 @@ def test_report_in_rich(ok: bool) -> None:
     text = console.export_text()
     assert "conv[1]" in text
     assert small_report(ok).verdict() in text
+
+
+def test_another_class_is_a_failure_unless_rounding_decides_it() -> None:
+    """5000 and 5000.3 are within a tolerance of 1e-4 of the largest, and yet ranked."""
+    expected = torch.tensor([[5000.3, 5000.0], [1.0, 1.0 + 1e-7], [2.0, 1.0]])
+    got = torch.tensor([[5000.0, 5000.3], [1.0 + 1e-6, 1.0], [2.0, 1.0]])
+    total = verification._Total("output")
+    total.add(got, expected, torch.ones(3, dtype=torch.bool))
+    output = total.report()
+    assert (output.swapped, output.top1_agreement) == (1, 1 / 3)
+    report = replace(small_report(), outputs=(output,))
+    assert not report.ok
+    assert report.failures() == [str(output)]
+
+
+def test_lowering_that_changes_bits_is_a_failure() -> None:
+    """Then the kernels were compared with the wrong thing."""
+    report = replace(small_report(), unlike=3)
+    assert report.failures() == ["lowering: 3 of 1,000 samples get other bits"]
+    assert report.verdict().startswith("NOT VERIFIED")
+    assert "lowering changes the bits of 3" in report.verdict()
+
+
+def test_graphs_are_compared_by_bits() -> None:
+    a = torch.tensor([[0.0, math.nan], [1.0, 2.0], [3.0, 4.0]])
+    b = torch.tensor([[-0.0, math.nan], [1.0, 2.0000002], [3.0, 4.0]])
+    assert verification._unlike([a, a], [a, a]) == 0
+    assert verification._unlike([a, a], [a, b]) == 1
+    assert verification._unlike([a, a], [b, torch.zeros(3, 2)]) == 3
+
+
+def test_integer_outputs_and_no_steady_sample() -> None:
+    total = verification._Total("levels")
+    x = torch.tensor([[1, 2], [3, 4]])
+    total.add(x, x + 1, torch.zeros(2, dtype=torch.bool))
+    assert total.report().max_error == 0
+    total.add(x, x + 1, torch.tensor([True, False]))
+    assert total.report().max_error == 1
+
+
+def test_a_wrong_pass_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each kernel does what the lowered graph says, which is not what the converted one says."""
+
+    def swap(gm: GraphModule) -> GraphModule:
+        result = run(pipelines.lower_passes(), gm).graph
+        for name, tau in result.named_buffers():
+            if name.endswith("_tau"):
+                tau.copy_(tau.flip(0))
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kernel_check, "lower", swap)
+        patch.setattr(pipelines, "lower", lambda gm, after_each: swap(gm))
+        program = qcompile.compile(converted(), target="cpu")
+        report = qcompile.verify(program, converted(), images(20))
+    assert all(kernel.ok for kernel in report.kernels)
+    assert report.unlike > 0
+    assert not report.ok
 
 
 def test_a_report_that_is_fine_raises_nothing() -> None:

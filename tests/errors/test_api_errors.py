@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -50,6 +50,20 @@ class Two(nn.Module):
         return x + y
 
 
+class InPlace(nn.Module):
+    """Its trace loses that `z` changes with `y`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.linear(x)
+        z = y
+        y += 1
+        return z + y
+
+
 REFUSED: list[tuple[Callable[[], Any], str]] = [
     # what is no model
     (lambda: qcompile.prepare(LeNet, X), "a type is no model\n  pass a torch.nn.Module, not its"),  # type: ignore[arg-type]
@@ -86,6 +100,8 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: qcompile.compile(converted(), X), "a converted model takes no example_inputs"),
     (lambda: qcompile.compile(converted(), bits=1), "a converted model takes no bits"),
     (lambda: qcompile.compile(converted(), target="abacus"), "unknown target 'abacus'"),
+    (lambda: qcompile.compile(converted(), target=cast(Any, None)), "target is None"),
+    (lambda: qcompile.prepare(InPlace(), X), "the graph of InPlace does not compute what"),
     # calibration
     (lambda: calibrate(prepared(), []), "there is no calibration batch"),
     (lambda: calibrate(prepared(), [X, None]), "calibration batch 1: NoneType is no tensor"),

@@ -87,9 +87,15 @@ def test_options(capsys: pytest.CaptureFixture[str], words: str, message: str) -
 def test_a_folder_that_does_not_let_us_write(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write anywhere
+
+    def refuse(dir: object) -> None:  # root may write anywhere
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
     message = refusal(capsys, "net.py")
-    assert "cannot write 'net-w1a1.qcp': the folder '.' does not let us write" in message
+    assert (
+        "cannot write 'net-w1a1.qcp': the folder '.' takes no files (Permission denied)" in message
+    )
 
 
 def test_a_graph_that_cannot_be_written(capsys: pytest.CaptureFixture[str]) -> None:

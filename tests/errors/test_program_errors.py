@@ -178,8 +178,10 @@ GOOD = pack(affine_info(), b"code")
     [
         (b"", "the file is empty"),
         (b"\x7fELF" + bytes(99), "this is no qcompile program"),
-        (b"PK\x03\x04 and nothing more", "truncated or damaged (File is not a zip file)"),
-        (GOOD[: len(GOOD) // 2], "truncated or damaged"),
+        (b"PK\x03\x04 and nothing more", "the file is truncated, or something was added to it"),
+        (GOOD[: len(GOOD) // 2], "the file is truncated, or something was added to it"),
+        (GOOD + b"more", "the file is truncated, or something was added to it"),
+        (GOOD[:4] + GOOD[-22:], "truncated or damaged ("),
         (GOOD.replace(b"library.so", b"library.sx"), "holds program.json, library.sx instead of"),
         (archive(a_txt=b"hello"), "a zip archive without one program.json"),
         (archive(program_json=b"{"), "program.json is damaged (Expecting"),
@@ -334,3 +336,9 @@ def test_a_disk_that_refuses(
 def test_arrays_of_the_other_byte_order() -> None:
     x = np.zeros((1, 3, 8), ">f4")
     assert "input x is >f4, the program takes float32[N, 3, 8]" in says(lambda: affine_program()(x))
+
+
+@pytest.mark.parametrize("path", [None, 5.0])
+def test_a_path_that_is_none(path: Any) -> None:
+    with pytest.raises(QCompileError, match="cannot read the file: "):
+        qcompile.load(path)

@@ -60,6 +60,13 @@ def test_a_graph_of_another_stage() -> None:
     )
 
 
+def test_swapped_arguments() -> None:
+    swapped: Any = (converted(), program(), X)
+    assert says(lambda: qcompile.verify(*swapped)).startswith(
+        "verify got a GraphModule and a Program"
+    )
+
+
 def test_nan() -> None:
     x = X.clone()
     x[2, 3] = torch.nan
