@@ -117,6 +117,20 @@ def _(x: Tensor, bits: int) -> Tensor:
 # --- converted: integer arithmetic, and back to floats -----------------------------------------
 
 
+FLOAT32_EXACT = 2**24  # up to here float32 holds every integer
+
+
+def exact_floats(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Integers as floats in which no partial sum of `x * weight` is rounded, in any order.
+
+    float32 where no sum can reach 2^24, else float64: sums stay far below its 2^53.
+    """
+    largest = x.abs().amax() if x.numel() else x.new_zeros(())
+    bound = largest.double() * weight.flatten(1).double().abs().sum(1).amax()
+    dtype = torch.float32 if bound < FLOAT32_EXACT else torch.float64
+    return x.to(dtype), weight.to(dtype)
+
+
 @torch.library.custom_op("qcompile::conv", mutates_args=())
 def conv(
     x: Tensor,
@@ -136,11 +150,10 @@ def conv(
         pad_value: what stands beyond the border, in units of `x - zero_point`: 0 for a convolution
             over zeros, +1 or -1 where a binary network pads with a sign.
     """
-    centred = pad_spatial(x.double() - zero_point, padding, pad_value)
-    # float64 holds every sum exactly: levels and taps stay far below 2^53.
+    centred = pad_spatial(x.to(torch.float32) - zero_point, padding, pad_value)
+    centred, taps = exact_floats(centred, weight)
     function = (F.conv1d, F.conv2d, F.conv3d)[weight.dim() - 3]
-    out = function(centred, weight.double(), None, list(stride), 0, list(dilation), groups)
-    return out.to(torch.int32)
+    return function(centred, taps, None, list(stride), 0, list(dilation), groups).to(torch.int32)
 
 
 @conv.register_fake
@@ -161,7 +174,8 @@ def _(
 @torch.library.custom_op("qcompile::linear", mutates_args=())
 def linear(x: Tensor, weight: Tensor, zero_point: int) -> Tensor:
     """Integer matrix product `(x - zero_point) @ weight.T`: levels `[N, K]`, `[O, K]` to int32 `[N, O]`."""
-    return ((x.double() - zero_point) @ weight.double().T).to(torch.int32)
+    centred, taps = exact_floats(x.to(torch.float32) - zero_point, weight)
+    return (centred @ taps.T).to(torch.int32)
 
 
 @linear.register_fake

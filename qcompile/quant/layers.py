@@ -27,8 +27,6 @@ from qcompile.quant import functions
 from qcompile.quant.activations import ActivationQuantizer
 from qcompile.quant.weights import WeightQuantizer
 
-FLOAT32_EXACT = 2**24
-
 aten = torch.ops.aten
 
 
@@ -116,7 +114,7 @@ class QuantLayer(Leaf):
 
     def _in_double(self, x: Tensor) -> bool:
         # On a GPU a float32 convolution may be a Winograd or TF32 one, which are not exact.
-        return not self.training and (self._largest >= FLOAT32_EXACT or x.device.type != "cpu")
+        return not self.training and (self._largest >= ops.FLOAT32_EXACT or x.device.type != "cpu")
 
     def extra_repr(self) -> str:
         bits = "" if self.gradient_bits == FLOAT_BITS else f", gradient_bits={self.gradient_bits}"

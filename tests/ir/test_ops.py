@@ -326,3 +326,19 @@ def test_results_are_contiguous_and_share_no_memory(op: Any) -> None:
         for a in arguments
         if isinstance(a, Tensor)
     )
+
+
+def test_sums_beyond_float32_are_exact() -> None:
+    """2^24 + 1 is no float32: such sums are taken in float64."""
+    x = torch.full((1, 600, 1), 255, dtype=torch.uint8)
+    x[0, 0, 0] = 2
+    weight = torch.full((1, 600, 1), 127, dtype=torch.int8)
+    expected = 599 * 255 * 127 + 2 * 127
+    assert expected > ops.FLOAT32_EXACT
+    assert expected % 2 == 1
+    conv = torch.ops.qcompile.conv(x, weight, [1], [0, 0], [1], 1, 0, 0)
+    assert conv.item() == expected
+    linear = torch.ops.qcompile.linear(x[..., 0], weight[..., 0], 0)
+    assert linear.item() == expected
+    assert ops.exact_floats(x.float(), weight)[0].dtype == torch.float64
+    assert ops.exact_floats(x.float(), weight // 2)[0].dtype == torch.float32
