@@ -48,7 +48,7 @@ class Timing:
 
 def eager(model: nn.Module) -> Rival:
     """PyTorch as it comes, in float."""
-    return Rival("PyTorch float32, eager", copy.deepcopy(model).eval(), size=_bytes(model))
+    return Rival("PyTorch float32", copy.deepcopy(model).eval(), size=_bytes(model))
 
 
 def _bytes(model: nn.Module) -> int:
@@ -77,7 +77,7 @@ def static_int8(model: nn.Module, calibration: Sequence[Inputs]) -> list[Rival]:
 
 def _static_int8(model: nn.Module, calibration: Sequence[Inputs], engine: str) -> Rival:
     """In FX graph mode, which fuses convolution, BatchNorm and ReLU."""
-    name = f"PyTorch int8, {engine}"
+    name = f"PyTorch int8 {engine}"
     before = torch.backends.quantized.engine
     try:
         with warnings.catch_warnings(), torch.no_grad():

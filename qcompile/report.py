@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich import box
 from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -11,7 +12,7 @@ from rich.text import Text
 from qcompile.baselines import Rival, Timing
 from qcompile.verify_report import VerifyReport
 
-UNSTEADY = 1.5  # spread of a timing from which on it says little
+UNSTEADY = 2.0  # spread of a timing from which on it says little
 
 
 def accuracy_table(*accuracies: float | None) -> RenderableType:
@@ -36,14 +37,17 @@ def timing_table(
     batches = list(dict.fromkeys(t.batch for t in timings))
     plural = "s" if threads > 1 else ""
     table = Table(
-        title=f"size, and latency: median of a call, {threads} thread{plural}", title_justify="left"
+        title=f"size, and latency: median of a call, {threads} thread{plural}; ×: times ours",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )
-    table.add_column("")
-    table.add_column("bytes", justify="right")
-    table.add_column("times ours", justify="right")
+    table.add_column("", no_wrap=True)
+    table.add_column("bytes", justify="right", no_wrap=True)
+    table.add_column("×", justify="right", no_wrap=True)
     for batch in batches:
-        table.add_column(f"batch {batch}", justify="right")
-        table.add_column("times ours", justify="right")
+        table.add_column(f"batch {batch}", justify="right", no_wrap=True)
+        table.add_column("×", justify="right", no_wrap=True)
     table.add_column("note")
     for rival in rivals:
         cells = [_number(rival.size), _ratio(rival.size, rivals[0].size)]
@@ -52,7 +56,7 @@ def timing_table(
             ours = next(other.seconds for other in timings if other.batch == t.batch)
             cells += [_milliseconds(t.seconds), _ratio(t.seconds, ours)]
         spread = max(t.spread for t in own)
-        unsteady = f"unsteady: calls differ {spread:.1f} times" if spread > UNSTEADY else ""
+        unsteady = f"unsteady, {spread:.1f} times" if spread > UNSTEADY else ""
         table.add_row(rival.name, *cells, rival.reason or unsteady)
     if any(t.spread > UNSTEADY for t in timings):
         table.caption = "the machine is busy: measure again when nothing else runs"
