@@ -118,9 +118,9 @@ def trace(
         raise QCompileError(
             f"cannot trace {type(model).__name__}: {_first_line(error)}",
             where=_user_line(error),
-            hint="a graph has no decisions that depend on values: pass concrete_args for arguments "
-            "that are settings, name the module's class in leaf_modules, or rewrite the line with "
-            "torch.where",
+            hint="a graph has no decisions that depend on values: rewrite the line with torch.where; or, "
+            "in Python, pass concrete_args to prepare for arguments that are settings, or name the "
+            "module's class in leaf_modules",
         ) from error
     _drop_settled_arguments(graph, concrete_args or {})
     gm = GraphModule(tracer.root, graph, type(model).__name__)
@@ -213,12 +213,22 @@ class _Propagate(Interpreter):
             if isinstance(error, QCompileError):
                 raise
             raise QCompileError(
-                f"{n.format_node()} fails: {_first_line(error)}",
+                f"{_described(self.module, n)} fails: {_first_line(error)}",
                 where=where(n),
                 hint="check the model with the example inputs in plain PyTorch first",
             ) from error
         n.meta["spec"] = _specs(value)
         return value
+
+
+def _described(gm: nn.Module, node: Node) -> str:
+    """What a node calls, in the user's words: `Conv2d of f32[2,7,5,5]`."""
+    if node.op == "call_module":
+        name = type(gm.get_submodule(str(node.target))).__name__
+    else:
+        name = node.target if isinstance(node.target, str) else _function_name(node.target)
+    takes = ", ".join(str(n.meta.get("spec")) for n in node.all_input_nodes if n.op != "get_attr")
+    return f"{name} of {takes}" if takes else name
 
 
 def _specs(value: Any) -> Any:
