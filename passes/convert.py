@@ -19,6 +19,7 @@ from torch.fx.proxy import GraphAppendingTracer
 
 from qcompile.errors import QCompileError
 from qcompile.ir.graph import add_constant, constant_of, module_of, where
+from qcompile.ir.ops import torch_padding
 from qcompile.ir.stages import Stage, aten, dialect
 from qcompile.passes.base import Declined, Pass
 from qcompile.quant.activations import AffineActivation, SignActivation, UnitActivation
@@ -155,9 +156,3 @@ class _Build:
         sizes = (list(conv.stride), before, list(conv.dilation))
         none = [0] * len(before)
         return self(aten.convolution.default, x, *constants, *sizes, False, none, conv.groups)
-
-
-def torch_padding(padding: list[int]) -> list[int]:
-    """The dialect's padding in torch's order: the last dimension first."""
-    pairs = [padding[i : i + 2] for i in range(0, len(padding), 2)]
-    return [side for pair in reversed(pairs) for side in pair]

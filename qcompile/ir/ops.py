@@ -52,10 +52,15 @@ def output_size(
     ]
 
 
+def torch_padding(padding: Sequence[int]) -> list[int]:
+    """The dialect's padding in the order of torch's `pad`: the last dimension first."""
+    pairs = [padding[i : i + 2] for i in range(0, len(padding), 2)]
+    return [side for pair in reversed(pairs) for side in pair]
+
+
 def pad_spatial(x: Tensor, padding: Sequence[int], value: float) -> Tensor:
     """Pad the trailing dimensions of `[N, C, *spatial]`; `padding` is the dialect's, not torch's."""
-    pairs = [padding[i : i + 2] for i in range(0, len(padding), 2)]
-    return F.pad(x, [p for pair in reversed(pairs) for p in pair], value=value)
+    return F.pad(x, torch_padding(padding), value=value)
 
 
 # --- converted: floats to integer levels -------------------------------------------------------

@@ -295,8 +295,7 @@ def magnitude_map(
     )
     before, after = list(padding[::2]), list(padding[1::2])
     if before != after:
-        pairs = [(padding[i], padding[i + 1]) for i in range(0, len(padding), 2)]
-        a = aten.pad.default(a, [p for pair in reversed(pairs) for p in pair], "constant", 0.0)
+        a = aten.pad.default(a, ops.torch_padding(padding), "constant", 0.0)
         before = none
     return aten.convolution.default(
         a, box, None, list(stride), before, list(dilation), False, none, groups
