@@ -162,6 +162,12 @@ def arguments(node: Node) -> list[Any]:
     return found
 
 
+def sizes(value: Any, rank: int) -> tuple[int, ...]:
+    """A number for each dimension, where the schema also takes one for all."""
+    values = (value,) if isinstance(value, int) else tuple(int(v) for v in value)
+    return values * rank if len(values) == 1 else values
+
+
 def form(gm: GraphModule) -> list[Group]:
     """Cut the graph into groups, in the order in which they can run. Views (flatten) are none.
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +17,7 @@ from tvm import tirx
 
 from qcompile.codegen import expr as e
 from qcompile.codegen.expr import Expr
-from qcompile.codegen.groups import arguments
+from qcompile.codegen.groups import arguments, sizes
 from qcompile.codegen.machine import Machine
 from qcompile.codegen.writer import Point, Writer
 from qcompile.errors import QCompileError
@@ -213,10 +212,6 @@ def contraction_of(w: Writer, machine: Machine) -> Contraction:
     return Contraction(source, rows, Dot(bias=None if third is None else w.tensor(third)))
 
 
-def _numbers(value: Any) -> tuple[int, ...]:
-    return tuple(int(v) for v in value)
-
-
 def _xnor(w: Writer, node: Node) -> Contraction:
     source, weight, k, groups = arguments(node)
     rows = w.tensor(weight)
@@ -231,9 +226,9 @@ def _xnor(w: Writer, node: Node) -> Contraction:
         bits,
         rows.reshape(groups, rows.shape[0] // groups, *kernel, -1),
         XnorDot(fill if pad_value < 0 else torch.zeros_like(fill), k=k),
-        _numbers(stride),
-        _numbers(padding),
-        _numbers(dilation),
+        tuple(stride),
+        tuple(padding),
+        tuple(dilation),
         w.layout(bits).spatial,
         outputs,
     )
@@ -252,9 +247,9 @@ def _integer_conv(w: Writer, node: Node, machine: Machine) -> Contraction:
         source,
         shaped,
         dot,
-        _numbers(stride),
-        _numbers(padding),
-        _numbers(dilation),
+        tuple(stride),
+        tuple(padding),
+        tuple(dilation),
         w.layout(source).spatial,
         w.layout(node).spatial,
     )
@@ -276,18 +271,13 @@ def _float_conv(w: Writer, node: Node) -> Contraction:
     if transposed:
         raise QCompileError("transposed convolutions are not compiled", where=where(node))
     rank = len(w.layout(node).spatial)
-    before = [int(p) for p in padding] * (rank if len(padding) == 1 else 1)
     return Contraction(
         source,
         _grouped(w.tensor(weight), groups),
         Dot(bias=None if bias is None else w.tensor(bias)),
-        _each(stride, rank),
-        tuple(p for one in before for p in (one, one)),
-        _each(dilation, rank),
+        sizes(stride, rank),
+        tuple(p for one in sizes(padding, rank) for p in (one, one)),
+        sizes(dilation, rank),
         w.layout(source).spatial,
         w.layout(node).spatial,
     )
-
-
-def _each(value: Any, rank: int) -> tuple[int, ...]:
-    return _numbers(value) * (rank if len(value) == 1 else 1)

@@ -17,7 +17,7 @@ from tvm import tirx
 
 from qcompile.codegen import expr as e
 from qcompile.codegen.expr import Expr
-from qcompile.codegen.groups import CONTRACTIONS, arguments, groups_of
+from qcompile.codegen.groups import CONTRACTIONS, arguments, groups_of, sizes
 from qcompile.codegen.kernels.contraction import contraction_of
 from qcompile.codegen.writer import Point, Writer
 from qcompile.ir.ops import hanging_padding
@@ -73,20 +73,15 @@ def window_of(w: Writer) -> Window:
     return _max_pool(w, node) if "max_pool" in str(node.target) else _avg_pool(w, node)
 
 
-def _numbers(value: Any, rank: int) -> tuple[int, ...]:
-    value = [value] if isinstance(value, int) else list(value)
-    return tuple(int(v) for v in (value * rank if len(value) == 1 else value))
-
-
 def _geometry(w: Writer, node: Node, dilation: Any) -> Geometry:
     """The geometry of a torch pooling; what hangs over the border counts as padding."""
     source, kernel, stride, before = arguments(node)[:4]
     inputs, outputs = w.layout(source).spatial, w.layout(node).spatial
     rank = len(inputs)
-    kernel = _numbers(kernel, rank)
-    stride = _numbers(stride, rank) if stride else kernel
-    both = [p for one in _numbers(before, rank) for p in (one, one)]
-    wide = _numbers(dilation, rank)
+    kernel = sizes(kernel, rank)
+    stride = sizes(stride, rank) if stride else kernel
+    both = [p for one in sizes(before, rank) for p in (one, one)]
+    wide = sizes(dilation, rank)
     padding = hanging_padding(inputs, outputs, kernel, stride, both, wide)
     return Geometry(kernel, stride, tuple(padding), wide, inputs)
 
@@ -105,7 +100,7 @@ def _avg_pool(w: Writer, node: Node) -> Window:
     source, _, _, before, _, include, *override = arguments(node)
     g = _geometry(w, node, 1)
     divisor = override[0] if override else None  # avg_pool1d has none
-    padded = _numbers(before, len(g.kernel))
+    padded = sizes(before, len(g.kernel))
 
     def take(value: Expr, _: Expr, p: Point) -> Expr:
         return value + w.read(source, p)
