@@ -13,135 +13,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.fx import Node
-from tvm import tirx
 
-from qcompile.codegen import expr as e
-from qcompile.codegen.expr import Expr
+from qcompile.codegen.dots.floats import Dot
+from qcompile.codegen.dots.integers import PairDot, QuadDot, SingleDot
+from qcompile.codegen.dots.signs import methods, sign_dot
 from qcompile.codegen.groups import arguments, sizes
 from qcompile.codegen.machine import Machine
-from qcompile.codegen.writer import Point, Writer
+from qcompile.codegen.writer import Writer
 from qcompile.errors import QCompileError
 from qcompile.ir.graph import where
 from qcompile.ir.ops import full_word_mask
 
 _aten, _dialect = torch.ops.aten, torch.ops.qcompile
-
-
-@dataclass(frozen=True)
-class Dot:
-    """A product of one activation with a vector of weights, added up. This one is of float32.
-
-    Attributes:
-        fill: the value beyond the border, as it lies in memory: a number, or one for each channel.
-        bias: what is added to the sums, `[O]`, or None.
-    """
-
-    fill: float | Tensor = 0.0
-    bias: Tensor | None = None
-    unit = 1  # neighbouring activations that one step multiplies
-    element = "float32"  # in which activations lie, once prepared
-    sums = "float32"
-    prepares = False  # whether `prepare` does anything
-
-    def prepare(self, x: Expr) -> Expr:
-        return x
-
-    def step(self, total: Expr, x: Expr, weight: Expr) -> Expr:
-        """Add the products; x is `unit` activations, weight a vector of `unit * lanes`."""
-        return total + x * weight
-
-    def finish(self, w: Writer, total: Expr, p: Point) -> Expr:
-        if self.bias is None:
-            return total
-        return total + w.constant(self.bias, p.channels)
-
-
-@dataclass(frozen=True)
-class XnorDot(Dot):
-    """Signs in words: the sum counts the places that differ, and `k - 2 * sum` is the product."""
-
-    k: int = 0
-    element = "int32"
-    sums = "int32"
-
-    def step(self, total: Expr, x: Expr, weight: Expr) -> Expr:
-        differ = e.splat(x, e.lanes(weight)) ^ weight
-        return total + tirx.popcount(differ)
-
-    def finish(self, w: Writer, total: Expr, p: Point) -> Expr:
-        return e.const(self.k, "int32") - total * e.const(2, "int32")
-
-
-@dataclass(frozen=True)
-class SingleDot(Dot):
-    """Integers, one product at a time, in 32 bits. Activations lie centred, in 16 bits."""
-
-    zero_point: int = 0
-    element = "int16"
-    sums = "int32"
-    prepares = True
-
-    def prepare(self, x: Expr) -> Expr:
-        return e.cast(x, "int16") - e.const(self.zero_point, "int16")
-
-    def step(self, total: Expr, x: Expr, weight: Expr) -> Expr:
-        return total + e.cast(x, "int32") * e.cast(weight, "int32")
-
-
-_PAIR = {
-    4: "llvm.x86.sse2.pmadd.wd",
-    8: "llvm.x86.avx2.pmadd.wd",
-    16: "llvm.x86.avx512.pmaddw.d.512",
-}
-_QUAD = {
-    4: "llvm.x86.avx512.vpdpbusd.128",
-    8: "llvm.x86.avx512.vpdpbusd.256",
-    16: "llvm.x86.avx512.vpdpbusd.512",
-}
-
-
-@dataclass(frozen=True)
-class PairDot(SingleDot):
-    """Two products of 16 bits in one instruction; |x| <= 256, so that their sum fits 32 bits."""
-
-    unit = 2
-
-    def step(self, total: Expr, x: Expr, weight: Expr) -> Expr:
-        count = e.lanes(total)
-        pair = e.splat(tirx.reinterpret("int32", x), count)
-        both = tirx.reinterpret(e.vector("int16", 2 * count), pair)
-        product = tirx.call_llvm_pure_intrin(
-            e.vector("int32", count), _PAIR[count], both, e.cast(weight, "int16")
-        )
-        return total + product
-
-
-@dataclass(frozen=True)
-class QuadDot(Dot):
-    """Four products of an unsigned with a signed byte in one instruction (VNNI).
-
-    Signed activations are moved up by `lift` = 128; `bias` takes that and the zero point back:
-    sum((u - lift - z) * w) = sum(u * w) - (lift + z) * sum(w).
-    """
-
-    lift: int = 0
-    unit = 4
-    element = "uint8"
-    sums = "int32"
-    prepares = True
-
-    def prepare(self, x: Expr) -> Expr:
-        if not self.lift:
-            return x
-        return e.cast(e.cast(x, "int16") + e.const(self.lift, "int16"), "uint8")
-
-    def step(self, total: Expr, x: Expr, weight: Expr) -> Expr:
-        count = e.lanes(total)
-        quad = e.splat(tirx.reinterpret("int32", x), count)
-        bytes_ = tirx.reinterpret(e.vector("uint8", 4 * count), quad)
-        return tirx.call_llvm_pure_intrin(
-            e.vector("int32", count), _QUAD[count], total, bytes_, weight
-        )
 
 
 @dataclass(frozen=True)
@@ -184,15 +67,18 @@ class Contraction:
         return math.prod(self.weight.shape[2:])
 
 
-def contraction_of(w: Writer, machine: Machine) -> Contraction:
+def contraction_of(w: Writer, machine: Machine, method: str | None = None) -> Contraction:
     """Read a group's convolution or matrix product.
+
+    Args:
+        method: how signs are counted (`dots.signs.methods`); None takes the best.
 
     Raises:
         QCompileError: a rank or an option that is not compiled.
     """
     node = w.group.anchor
     if node.target is _dialect.xnor_matmul.default:
-        return _xnor(w, node)
+        return _xnor(w, node, machine, method)
     if node.target is _dialect.conv.default:
         return _integer_conv(w, node, machine)
     if node.target is _aten.convolution.default:
@@ -212,20 +98,22 @@ def contraction_of(w: Writer, machine: Machine) -> Contraction:
     return Contraction(source, rows, Dot(bias=None if third is None else w.tensor(third)))
 
 
-def _xnor(w: Writer, node: Node) -> Contraction:
+def _xnor(w: Writer, node: Node, machine: Machine, method: str | None) -> Contraction:
     source, weight, k, groups = arguments(node)
     rows = w.tensor(weight)
     outputs = w.layout(node).spatial
+    method = method or methods(machine, rows.shape[1])[0]
     if source not in w.group.nodes:
         shaped = rows.reshape(groups, rows.shape[0] // groups, *[1] * max(1, len(outputs)), -1)
         ones, size = (1,) * max(1, len(outputs)), outputs or (1,)
-        return Contraction(source, shaped, XnorDot(k=k), ones, (0, 0) * len(ones), ones, size, size)
+        dot = sign_dot(method, torch.zeros(rows.shape[1]), k)
+        return Contraction(source, shaped, dot, ones, (0, 0) * len(ones), ones, size, size)
     bits, channels, _, kernel, stride, padding, dilation, pad_value = arguments(source)
     fill = full_word_mask(channels)
     return Contraction(
         bits,
         rows.reshape(groups, rows.shape[0] // groups, *kernel, -1),
-        XnorDot(fill if pad_value < 0 else torch.zeros_like(fill), k=k),
+        sign_dot(method, fill if pad_value < 0 else torch.zeros_like(fill), k),
         tuple(stride),
         tuple(padding),
         tuple(dilation),

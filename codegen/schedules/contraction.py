@@ -9,9 +9,9 @@ anything is to be padded or converted; the patches themselves never exist (impli
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,54 +19,15 @@ from tvm import tirx
 from tvm.tirx.script import builder as tb
 
 from qcompile.codegen import expr as e
+from qcompile.codegen.dots.floats import Accumulator
 from qcompile.codegen.expr import Expr
 from qcompile.codegen.kernels.contraction import Contraction
-from qcompile.codegen.machine import Machine
-from qcompile.codegen.schedules.loops import CHUNK, chunks, each_task, split
+from qcompile.codegen.schedules.loops import chunks, each_task, split
 from qcompile.codegen.schedules.rows import Rows, rows_of
+from qcompile.codegen.schedules.tile import Tile
 from qcompile.codegen.writer import Point, Writer
 
-_STACK = 1024  # bytes: TVM gives a local buffer below that to LLVM as a stack slot
 _TASKS = 16  # pieces of one sample, if it is large: enough for the threads of a desktop
-
-
-@dataclass(frozen=True)
-class Tile:
-    """How much of the result is computed at a time.
-
-    Attributes:
-        lanes: output channels in a vector.
-        vectors: vectors of them.
-        pixels: neighbours in the last spatial dimension.
-    """
-
-    lanes: int
-    vectors: int
-    pixels: int
-
-    @property
-    def channels(self) -> int:
-        return self.lanes * self.vectors
-
-
-def tile_of(c: Contraction, machine: Machine, *, packs: bool, spare: int = 4) -> Tile:
-    """A tile whose sums, weights and `spare` other values fit in the registers."""
-    outputs, width = c.weight.shape[1], c.outputs[-1]
-    lanes = next((n for n in (4, 8, 16) if n >= outputs or n == machine.lanes), 4)
-    lanes = min(lanes, machine.lanes)
-    wide = -(-outputs // lanes)
-    if packs:
-        vectors = CHUNK // lanes
-    elif width == 1:
-        vectors = min(wide, 8)  # a single pixel: as many independent sums as hide an addition
-    else:
-        vectors = min(wide, 2)
-    most = min(
-        max(1, (machine.registers - spare - vectors) // vectors),
-        (_STACK - 1) // (4 * lanes * vectors),
-    )
-    tiles = -(-width // most)
-    return Tile(lanes, vectors, -(-width // tiles))
 
 
 def pack_weight(c: Contraction, lanes: int, *, merged: bool) -> Tensor:
@@ -116,7 +77,6 @@ class _Body:
         packed = pack_weight(c, tile.lanes, merged=self._rows.merged)
         self._weights = w.buffer(packed)
         self._wide, self._taps, self._run = packed.shape[1:4]
-        self._lane = tirx.Ramp(0, 1, tile.lanes)
 
     def task(self, index: Expr) -> None:
         """One piece of the channels of one line."""
@@ -153,7 +113,7 @@ class _Body:
         width = vectors * lanes
         scratch = tb.alloc_buffer((spot.pixels * width,), c.dot.sums, scope="global")
         for i, total in enumerate(sums):
-            tb.buffer_store(scratch, total[self._lane], [tirx.Ramp(i * lanes, 1, lanes)])
+            tb.buffer_store(scratch, total.total(), [tirx.Ramp(i * lanes, 1, lanes)])
         first = spot.group * c.weight.shape[1] + vector * lanes
         flat = not w.layout(w.group.anchor).spatial
         with tb.serial(spot.pixels) as pixel:
@@ -163,24 +123,42 @@ class _Body:
                 w.anchor = partial(c.dot.finish, w, total)
                 w.finish(Point(spot.n, at, first + start, some))
 
-    def _sums(self, spot: _Spot, vector: Expr, vectors: int) -> list[Any]:
-        """The sums of a tile, pixel by pixel, each a vector in a buffer of its own: a register."""
-        dot, lanes = self._c.dot, self._tile.lanes
-        size = lanes * dot.unit
+    def _sums(self, spot: _Spot, vector: Expr, vectors: int) -> list[Accumulator]:
+        """The sums of a tile, pixel by pixel."""
+        dot, tile = self._c.dot, self._tile
+        sums = [dot.accumulator(tile.lanes) for _ in range(spot.pixels * vectors)]
+        size = tile.lanes * dot.unit
         column_of_weights = self._taps * self._run * size
-        zero = e.splat(e.const(0, dot.sums), lanes)
-        count = spot.pixels * vectors
-        sums = [tb.alloc_buffer((lanes,), dot.sums, scope="global") for _ in range(count)]
-        for total in sums:
-            tb.buffer_store(total, zero, [self._lane])
         block = e.bind((spot.group * self._wide + vector) * column_of_weights)
-        with tb.serial(self._taps) as tap, tb.serial(self._run) as r:
-            at = e.bind(block + (tap * self._run + r) * size)
-            starts = [at + v * column_of_weights for v in range(vectors)]
-            weights = [e.bind(self._weights[tirx.Ramp(start, 1, size)]) for start in starts]
+
+        def steps(tap: Expr, first: Expr, count: int) -> None:
+            """Add `count` steps from one on."""
+            at = e.bind(block + (tap * self._run + first) * size)
+            weights = [
+                [self._weight(at + v * column_of_weights + i * size) for i in range(count)]
+                for v in range(vectors)
+            ]
             for p in range(spot.pixels):
-                x = e.bind(spot.rows.load(tap, spot.column + p, r * dot.unit))
-                for weight, total in zip(weights, sums[p * vectors :], strict=False):
-                    new = dot.step(total[self._lane], x, weight)
-                    tb.buffer_store(total, new, [self._lane])
+                column = spot.column + p
+                xs = [
+                    e.bind(spot.rows.load(tap, column, (first + i) * dot.unit))
+                    for i in range(count)
+                ]
+                for words, total in zip(weights, sums[p * vectors :], strict=False):
+                    total.add(xs, words)
+
+        self._each_step(steps)
         return sums
+
+    def _weight(self, start: Expr) -> Expr:
+        return e.bind(self._weights[tirx.Ramp(start, 1, self._tile.lanes * self._c.dot.unit)])
+
+    def _each_step(self, steps: Callable[[Expr, Expr, int], None]) -> None:
+        """All taps and their runs, so many steps at once as the dot asks for."""
+        together = min(self._c.dot.together, self._run)
+        whole, rest = divmod(self._run, together)
+        with tb.serial(self._taps) as tap:
+            with tb.serial(whole) as part:
+                steps(tap, e.bind(part * together), together)
+            if rest:
+                steps(tap, e.const(whole * together, "int32"), rest)

@@ -22,6 +22,7 @@ from qcompile.codegen.kernels.reduction import reduction_of
 from qcompile.codegen.kernels.window import is_depthwise, window_of
 from qcompile.codegen.machine import Machine
 from qcompile.codegen.schedules import contraction, pointwise, reduction, window
+from qcompile.codegen.schedules.tile import tile_of
 from qcompile.codegen.writer import Kernel, Writer
 from qcompile.errors import QCompileError
 from qcompile.ir.graph import where
@@ -35,7 +36,7 @@ def _contraction(w: Writer) -> Kernel | None:
 
     def write(w: Writer) -> None:
         c = contraction_of(w, w.machine)
-        contraction.schedule(w, c, contraction.tile_of(c, w.machine, packs=w.group.packs))
+        contraction.schedule(w, c, tile_of(c, w.machine, packs=w.group.packs))
 
     return w.write(write)
 
