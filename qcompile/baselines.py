@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import median, quantiles
 
 import torch
@@ -18,6 +19,7 @@ from torch.fx.proxy import TraceError
 
 Inputs = tuple[Tensor, ...]
 Call = Callable[..., object]
+ENGINES = ("x86", "fbgemm")
 
 
 @dataclass(frozen=True)
@@ -64,15 +66,18 @@ def _tensors(value: object) -> list[Tensor]:
     return _tensors(value.unpack()) if hasattr(value, "unpack") else []
 
 
-def static_int8(model: nn.Module, calibration: Sequence[Inputs]) -> list[Rival]:
-    """PyTorch's static 8-bit quantization, for each of its engines that this machine has.
+def static_int8(
+    model: nn.Module, calibration: Sequence[Inputs], engines: Sequence[str] = ENGINES
+) -> list[Rival]:
+    """PyTorch's static 8-bit quantization, for each of those engines that this machine has.
 
     Args:
         model: the float network; it stays as it is.
         calibration: inputs by which it finds its ranges.
+        engines: PyTorch's names of them.
     """
-    engines = [e for e in ("x86", "fbgemm") if e in torch.backends.quantized.supported_engines]
-    return [_static_int8(copy.deepcopy(model).eval(), calibration, e) for e in engines]
+    able = [e for e in engines if e in torch.backends.quantized.supported_engines]
+    return [_static_int8(copy.deepcopy(model).eval(), calibration, e) for e in able]
 
 
 def _static_int8(model: nn.Module, calibration: Sequence[Inputs], engine: str) -> Rival:
@@ -110,7 +115,7 @@ def measure(
     inputs = tuple(x[:1].repeat(batch, *[1] * (x.dim() - 1)).contiguous() for x in examples)
     able = [r for r in entrants if r.call is not None]
     with torch.no_grad():
-        samples = _take_turns([r.call for r in able if r.call is not None], inputs, seconds)
+        samples = take_turns([partial(r.call, *inputs) for r in able if r.call], seconds=seconds)
     timed = {r.name: _timing(r.name, batch, s) for r, s in zip(able, samples, strict=True)}
     return [timed.get(r.name, Timing(r.name, batch, None)) for r in entrants]
 
@@ -120,23 +125,47 @@ def _timing(name: str, batch: int, samples: Sequence[float]) -> Timing:
     return Timing(name, batch, median(samples), slow / fast)
 
 
-def _take_turns(calls: Sequence[Call], inputs: Inputs, seconds: float) -> list[list[float]]:
-    """Seconds a call, several samples for each; a sample is a run of at least a millisecond."""
-    repeats = [_repeats(call, inputs) for call in calls]
+def take_turns(
+    calls: Sequence[Call],
+    *,
+    seconds: float,
+    rounds: int = 200,
+    clock: Callable[[], float] = time.perf_counter,
+    pause: float = 0.0,
+) -> list[list[float]]:
+    """Time functions without arguments, one sample of each a round, for rounds on end.
+
+    Samples of one round lie close together in time, so their ratio holds on a busy machine too.
+
+    Args:
+        seconds: how long each may take, about; there are at least five rounds.
+        rounds: and this many at most.
+        clock: gives seconds; `time.process_time` leaves out what other processes took.
+        pause: seconds before each sample, for the threads of the one before to fall asleep.
+
+    Returns:
+        For each function the seconds of a call, in the order of the rounds. A sample is a run of
+        calls of about a millisecond or more, after one that is not counted.
+    """
+    repeats = [_repeats(call) for call in calls]
     samples: list[list[float]] = [[] for _ in calls]
     end = time.perf_counter() + seconds * len(calls)
-    while len(samples[0]) < 5 or (time.perf_counter() < end and len(samples[0]) < 200):
+    while calls and (
+        len(samples[0]) < 5 or (time.perf_counter() < end and len(samples[0]) < rounds)
+    ):
         for call, count, taken in zip(calls, repeats, samples, strict=True):
-            call(*inputs)  # the other's threads go to sleep, and ours wake up
-            start = time.perf_counter()
+            if pause:
+                time.sleep(pause)
+            call()  # the other's threads go to sleep, and ours wake up
+            start = clock()
             for _ in range(count):
-                call(*inputs)
-            taken.append((time.perf_counter() - start) / count)
+                call()
+            taken.append((clock() - start) / count)
     return samples
 
 
-def _repeats(call: Call, inputs: Inputs) -> int:
-    call(*inputs)
+def _repeats(call: Call) -> int:
+    call()
     start = time.perf_counter()
-    call(*inputs)
+    call()
     return max(1, round(1e-3 / max(time.perf_counter() - start, 1e-7)))
