@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 from tvm.tirx.script import builder as tb
@@ -12,6 +12,9 @@ from tvm.tirx.script import builder as tb
 from qcompile.codegen import expr as e
 from qcompile.codegen.expr import Expr
 from qcompile.codegen.writer import Point, Writer
+
+T = TypeVar("T")
+Load = Callable[[int, int], Expr]
 
 
 class Register:
@@ -31,29 +34,45 @@ class Register:
         tb.buffer_store(self._buffer, e.splat(value, self.lanes), [self._index])
 
 
-class Accumulator:
-    """The sums of one pixel and one vector of output channels while products are added to them.
+class Sums:
+    """The sums of a tile of pixels and vectors of output channels, while products are added.
 
-    `capacity` is how many steps may be added before `flush` must be called, or None.
+    Attributes:
+        capacity: how many steps may be added before `flush` must be called, or None.
     """
 
     capacity: int | None = None
 
-    def __init__(self, dot: Dot, lanes: int) -> None:
+    def __init__(self, dot: Dot, lanes: int, pixels: int, vectors: int) -> None:
+        self.lanes, self.pixels, self.vectors = lanes, pixels, vectors
         self._dot = dot
-        self._total = Register(dot.sums, lanes)
+        self._totals = self.each(lambda: Register(dot.sums, lanes))
 
-    def add(self, xs: Sequence[Expr], weights: Sequence[Expr]) -> None:
-        """Add the products of some steps, each of `unit` activations and a vector of weights."""
-        for x, weight in zip(xs, weights, strict=True):
-            self._total.set(self._dot.step(self._total.value, x, weight))
+    def each(self, make: Callable[[], T]) -> list[list[T]]:
+        """Something for each pixel and vector, `[pixels][vectors]`."""
+        return [[make() for _ in range(self.vectors)] for _ in range(self.pixels)]
+
+    def add(self, count: int, x: Load, weight: Load) -> None:
+        """Add the products of some steps.
+
+        Args:
+            count: how many; all are written out.
+            x: of (pixel, step): `unit` activations.
+            weight: of (vector, step): a vector of `unit * lanes` weights.
+        """
+        for i in range(count):
+            weights = [weight(v, i) for v in range(self.vectors)]
+            for p, totals in enumerate(self._totals):
+                activation = x(p, i)
+                for total, w in zip(totals, weights, strict=True):
+                    total.set(self._dot.step(total.value, activation, w))
 
     def flush(self) -> None:
         """Move what small counters hold to larger ones."""
 
-    def total(self) -> Expr:
-        """The sums; nothing is added after."""
-        return self._total.value
+    def totals(self, pixel: int, vector: int) -> list[Expr]:
+        """The sums of a pixel's vector, in one or several vectors; nothing is added after."""
+        return [self._totals[pixel][vector].value]
 
 
 @dataclass(frozen=True)
@@ -71,14 +90,22 @@ class Dot:
     element = "float32"  # in which activations lie, once prepared
     sums = "float32"
     prepares = False  # whether `prepare` does anything
-    together = 1  # steps that are written out one after another, in the order of memory
+    registers = 1  # that the sums of a vector need
+    together = 1  # steps that are written out one after another, if there are so many
 
     def prepare(self, x: Expr) -> Expr:
         return x
 
-    def accumulator(self, lanes: int) -> Accumulator:
+    def start(self, lanes: int, pixels: int, vectors: int) -> Sums:
         """Sums of 0, in registers from here on."""
-        return Accumulator(self, lanes)
+        return Sums(self, lanes, pixels, vectors)
+
+    def pack(self, weight: Tensor) -> Tensor:
+        """Arrange `[groups, vectors, taps, steps, lanes, unit]` as the steps read it.
+
+        What a step reads of a vector, the last two dimensions, stays in its place.
+        """
+        return weight
 
     def step(self, total: Expr, x: Expr, weight: Expr) -> Expr:
         """Add the products; x is `unit` activations, weight a vector of `unit * lanes`."""

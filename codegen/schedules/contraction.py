@@ -8,6 +8,7 @@ anything is to be padded or converted; the patches themselves never exist (impli
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from tvm import tirx
 from tvm.tirx.script import builder as tb
 
 from qcompile.codegen import expr as e
-from qcompile.codegen.dots.floats import Accumulator
+from qcompile.codegen.dots.floats import Sums
 from qcompile.codegen.expr import Expr
 from qcompile.codegen.kernels.contraction import Contraction
 from qcompile.codegen.schedules.loops import chunks, each_task, split
@@ -38,7 +39,7 @@ def pack_weight(c: Contraction, lanes: int, *, merged: bool) -> Tensor:
     rows = c.weight.reshape(groups, outputs, -1, run)
     rows = F.pad(rows, [0, -run % unit, 0, 0, 0, -outputs % lanes])
     rows = rows.reshape(groups, -1, lanes, rows.shape[2], rows.shape[3] // unit, unit)
-    return rows.permute(0, 1, 3, 4, 2, 5).contiguous()
+    return c.dot.pack(rows.permute(0, 1, 3, 4, 2, 5).contiguous())
 
 
 def pieces_of(blocks: int, lines: int, work: int) -> int:
@@ -112,53 +113,81 @@ class _Body:
         sums = self._sums(spot, vector, vectors)
         width = vectors * lanes
         scratch = tb.alloc_buffer((spot.pixels * width,), c.dot.sums, scope="global")
-        for i, total in enumerate(sums):
-            tb.buffer_store(scratch, total.total(), [tirx.Ramp(i * lanes, 1, lanes)])
+        for p, v in itertools.product(range(spot.pixels), range(vectors)):
+            at = p * width + v * lanes
+            for total in sums.totals(p, v):
+                tb.buffer_store(scratch, total, [tirx.Ramp(at, 1, e.lanes(total))])
+                at += e.lanes(total)
         first = spot.group * c.weight.shape[1] + vector * lanes
         flat = not w.layout(w.group.anchor).spatial
         with tb.serial(spot.pixels) as pixel:
-            at = () if flat else (*spot.outer, spot.column + pixel)
+            place = () if flat else (*spot.outer, spot.column + pixel)
             for start, some in chunks(channels):
                 total = scratch[e.ramp(pixel * width + start, 1, some)]
                 w.anchor = partial(c.dot.finish, w, total)
-                w.finish(Point(spot.n, at, first + start, some))
+                w.finish(Point(spot.n, place, first + start, some))
 
-    def _sums(self, spot: _Spot, vector: Expr, vectors: int) -> list[Accumulator]:
-        """The sums of a tile, pixel by pixel."""
-        dot, tile = self._c.dot, self._tile
-        sums = [dot.accumulator(tile.lanes) for _ in range(spot.pixels * vectors)]
-        size = tile.lanes * dot.unit
+    def _sums(self, spot: _Spot, vector: Expr, vectors: int) -> Sums:
+        """The sums of a tile."""
+        dot, lanes = self._c.dot, self._tile.lanes
+        sums = dot.start(lanes, spot.pixels, vectors)
+        size = lanes * dot.unit
         column_of_weights = self._taps * self._run * size
         block = e.bind((spot.group * self._wide + vector) * column_of_weights)
 
         def steps(tap: Expr, first: Expr, count: int) -> None:
-            """Add `count` steps from one on."""
+            """Add so many steps from one of a tap on, perhaps with those of the taps that follow."""
             at = e.bind(block + (tap * self._run + first) * size)
-            weights = [
-                [self._weight(at + v * column_of_weights + i * size) for i in range(count)]
-                for v in range(vectors)
-            ]
-            for p in range(spot.pixels):
-                column = spot.column + p
-                xs = [
-                    e.bind(spot.rows.load(tap, column, (first + i) * dot.unit))
-                    for i in range(count)
-                ]
-                for words, total in zip(weights, sums[p * vectors :], strict=False):
-                    total.add(xs, words)
 
-        self._each_step(steps)
+            def x(p: int, i: int) -> Expr:
+                over, r = divmod(i, self._run) if count > self._run else (0, i)
+                offset = (first + r) * dot.unit
+                return e.bind(spot.rows.load(tap + over, spot.column + p, offset))
+
+            def weight(v: int, i: int) -> Expr:
+                start = at + (v * column_of_weights + i * size)
+                return e.bind(self._weights[tirx.Ramp(start, 1, size)])
+
+            sums.add(count, x, weight)
+
+        self._each_step(steps, sums)
         return sums
 
-    def _weight(self, start: Expr) -> Expr:
-        return e.bind(self._weights[tirx.Ramp(start, 1, self._tile.lanes * self._c.dot.unit)])
+    def _each_step(self, steps: Callable[[Expr, Expr, int], None], sums: Sums) -> None:
+        """All taps and their runs, so many steps at once as the dot asks for.
 
-    def _each_step(self, steps: Callable[[Expr, Expr, int], None]) -> None:
-        """All taps and their runs, so many steps at once as the dot asks for."""
-        together = min(self._c.dot.together, self._run)
-        whole, rest = divmod(self._run, together)
-        with tb.serial(self._taps) as tap:
-            with tb.serial(whole) as part:
-                steps(tap, e.bind(part * together), together)
-            if rest:
-                steps(tap, e.const(whole * together, "int32"), rest)
+        Small counters are emptied wherever the next steps might overflow them.
+        """
+        zero, taps, run = e.const(0, "int32"), self._taps, self._run
+        capacity = sums.capacity or taps * run
+        together = min(self._c.dot.together, capacity)
+        if taps * run <= together:
+            steps(zero, zero, taps * run)
+            return
+        together = min(together, run)
+        most = capacity // together * together  # steps of a tap between two flushes
+        per_flush = max(1, capacity // run) if run <= most else 1  # taps between two flushes
+
+        def tap_of(tap: Expr) -> None:
+            for first, count in chunks(run, most):
+                whole, rest = divmod(count, together)
+                with tb.serial(whole) as part:
+                    steps(tap, e.bind(part * together + first), together)
+                if rest:
+                    steps(tap, e.const(first + whole * together, "int32"), rest)
+                if first + count < run:
+                    sums.flush()
+
+        def taps_of(first: Expr, count: int) -> None:
+            with tb.serial(count) as tap:
+                tap_of(e.bind(first + tap))
+
+        whole, rest = divmod(taps, per_flush)
+        if whole == 1 and not rest:
+            taps_of(zero, taps)
+            return
+        with tb.serial(whole) as portion:
+            taps_of(e.bind(portion * per_flush), per_flush)
+            sums.flush()
+        if rest:
+            taps_of(e.const(whole * per_flush, "int32"), rest)
