@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import median, quantiles
@@ -88,7 +89,8 @@ def prepared(entrants: Sequence[Entrant], x: Tensor) -> tuple[list[Row], list[Ca
     for entrant in entrants:
         row, call = Row(entrant.name, note=entrant.note), None
         try:
-            with torch.no_grad():
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what frameworks find deprecated in themselves
                 call = entrant.prepare(x)
         except Unavailable as error:
             row = replace(row, reason=str(error))

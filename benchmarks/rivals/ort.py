@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from rivals import onnx_model
@@ -56,3 +57,9 @@ def run(model: bytes, inputs: dict[str, np.ndarray[Any, Any]], threads: int) -> 
     for output in session.get_outputs():
         binding.bind_output(output.name)
     return partial(session.run_with_iobinding, binding)
+
+
+def result(call: Any) -> Tensor:
+    """What a function of `run` computes, the first output."""
+    call()
+    return torch.from_numpy(call.args[0].copy_outputs_to_cpu()[0])

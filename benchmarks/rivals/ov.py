@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from rivals import onnx_model
@@ -71,8 +72,15 @@ def run(model: Any, x: np.ndarray[Any, Any], threads: int, precision: str | None
     request = ov.Core().compile_model(model, "CPU", config).create_infer_request()
     request.set_input_tensor(ov.Tensor(x, shared_memory=True))
 
-    def call() -> None:
-        request.start_async()
-        request.wait()
+    return partial(_infer, request)
 
-    return call
+
+def _infer(request: Any) -> None:
+    request.start_async()
+    request.wait()
+
+
+def result(call: Any) -> Tensor:
+    """What a function of `run` computes, the first output."""
+    call()
+    return torch.from_numpy(call.args[0].get_output_tensor(0).data.copy())

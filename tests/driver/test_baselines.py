@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import time
+from functools import partial
 
 import torch
 from rich.console import Console
@@ -65,6 +66,30 @@ def test_a_network_that_pytorch_cannot_quantize() -> None:
     for rival in baselines.static_int8(ByValue(), [(torch.ones(1),)]):
         assert rival.call is None
         assert rival.reason.startswith("PyTorch cannot: symbolically traced variables")
+
+
+def test_only_the_engines_that_are_asked_for_and_there() -> None:
+    x = torch.randn(4, 2, 6, 6)
+    rivals = baselines.static_int8(network(), [(x,)], ["onednn", "abacus"])
+    assert [r.name for r in rivals] == ["PyTorch int8 onednn"]
+
+
+def test_turns_are_taken_round_by_round() -> None:
+    order = ""
+
+    def call(name: str) -> None:
+        nonlocal order
+        order += name
+        time.sleep(0.001)
+
+    ticks = iter(range(1000))
+    calls = [partial(call, "a"), partial(call, "b")]
+    samples = baselines.take_turns(calls, seconds=0, clock=lambda: next(ticks), pause=1e-4)
+    assert samples == [[1.0] * 5, [1.0] * 5]  # two ticks a sample, whatever the clock on the wall
+    # Each was called twice to see how long it takes; then two calls a round, the first not counted.
+    assert order == "aabb" + "aabb" * 5
+    assert len(baselines.take_turns(calls, seconds=9, rounds=6)[0]) == 6
+    assert baselines.take_turns([], seconds=1) == []
 
 
 def test_measure_repeats_the_first_sample_to_the_batch() -> None:
