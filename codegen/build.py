@@ -58,6 +58,7 @@ class Built:
         library: the bytes of the shared library.
         kernels: in the order in which they run. A result that is an input, or a view of one, is
             copied at the end: those copies are not listed.
+        family: of processors that the code is for, as `platform.machine()` spells it on Linux.
         arch: LLVM's name of the processor that the code is for.
         features: the instructions that the processor must have, as Linux spells them.
         layouts: how the values between kernels lie in memory, by node name.
@@ -65,6 +66,7 @@ class Built:
 
     library: bytes
     kernels: tuple[KernelInfo, ...]
+    family: str
     arch: str
     features: tuple[str, ...]
     layouts: dict[str, Layout]
@@ -90,12 +92,12 @@ def build(gm: GraphModule, target: Target) -> Built:
         )
     with tempfile.TemporaryDirectory(prefix="qcompile-") as folder:
         path = Path(folder) / "library.so"
-        link(executable, path)
+        link(executable, path, machine.family)
         library = path.read_bytes()
     layouts = {
         n.name: layout_of(n) for n in gm.graph.nodes if n.op in ("placeholder", "call_function")
     }
-    return Built(library, kernels, machine.arch, machine.features, layouts)
+    return Built(library, kernels, machine.family, machine.arch, machine.features, layouts)
 
 
 class _Network:

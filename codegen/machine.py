@@ -1,6 +1,8 @@
 """The machine that code is written for: vector width, registers, and instructions beyond the common.
 
-Target("cpu", "haswell") -> Machine(arch="haswell", lanes=8, dot="pair", ...)
+Target("cpu", "haswell") -> Machine(family="x86_64", arch="haswell", lanes=8, dot="pair", ...)
+
+The processor may be of another family than this machine's: the name tells.
 """
 
 from __future__ import annotations
@@ -8,16 +10,14 @@ from __future__ import annotations
 import difflib
 import platform
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import tvm
 from tvm.target import codegen as llvm
 
+from qcompile import cpuinfo
 from qcompile.errors import QCompileError
 from qcompile.ir.target import Target
-
-_CPUINFO = Path("/proc/cpuinfo")
 
 # What LLVM may emit from arithmetic on vectors and bits, by LLVM's name; Linux's where another.
 _EMITTED = {
@@ -50,7 +50,21 @@ _EMITTED = {
     "avx512fp16": "avx512_fp16",
     "neon": "asimd",
     "dotprod": "asimddp",
+    "fullfp16": "asimdhp",
+    "fp16fml": "asimdfhm",
+    "rdm": "asimdrdm",
+    "i8mm": "i8mm",
+    "bf16": "bf16",
+    "sha3": "sha3",
+    "sve": "sve",
+    "sve2": "sve2",
+    "cssc": "cssc",
+    "mops": "mops",
 }
+
+# What LLVM takes as the triple of a family that is not this machine's.
+_TRIPLES = {"x86_64": "x86_64-linux-gnu", "aarch64": "aarch64-linux-gnu"}
+_SPELLINGS = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
 @dataclass(frozen=True)
@@ -59,15 +73,18 @@ class Machine:
 
     Attributes:
         target: what TVM is given.
+        family: of processors, as `platform.machine()` spells it on Linux: "x86_64", "aarch64".
         arch: LLVM's name of the processor.
         features: the instructions that the code may use, in Linux's spelling, sorted.
         lanes: 32-bit lanes of a vector register.
         registers: how many vector registers there are.
         dot: how int8 products are summed: "quad" (four in one instruction, unsigned by signed),
-            "pair" (two, of 16 bits), or "single".
+            "signed quad" (four, signed by signed), "mixed quad" (four, either), "pair" (two, of 16
+            bits), "byte pair" (two, of 8 bits), or "single".
     """
 
     target: Any
+    family: str
     arch: str
     features: tuple[str, ...]
     lanes: int
@@ -79,61 +96,70 @@ def machine_of(target: Target) -> Machine:
     """Describe the processor of a target; no name means this machine's.
 
     Raises:
-        QCompileError: LLVM does not know the processor.
+        QCompileError: LLVM does not know the processor; or Linux does not say what this one has.
     """
-    host = str(llvm.llvm_get_system_cpu())
-    arch = target.arch or host
-    if target.arch and not llvm.llvm_is_valid_cpu(arch, llvm.llvm_get_system_triple()):
-        # An unknown name only logs an error in TVM, and silently gives code for a generic processor.
-        raise QCompileError(f"unknown processor {arch!r}", hint=_suggestion(arch))
-    plain = tvm.target.Target({"kind": "llvm", "mcpu": arch})
-    has = {str(f) for f in llvm.llvm_get_cpu_features(plain)}
+    arch = target.arch or str(llvm.llvm_get_system_cpu())
+    family = _family(arch) if target.arch else host_family()
+    options = {"kind": "llvm", "mcpu": arch}
+    if family != host_family():
+        options["mtriple"] = _TRIPLES[family]
+    has = {str(f) for f in llvm.llvm_get_cpu_features(tvm.target.Target(options))}
     mattr: list[str] = []
     if not target.arch:
         # Virtual machines hide instructions of the processor that they name.
-        hidden = {f for f in has & _EMITTED.keys() if _EMITTED[f] not in _host_flags()}
+        hidden = {f for f in has & _EMITTED.keys() if _EMITTED[f] not in cpuinfo.flags()}
         mattr = sorted(f"-{feature}" for feature in hidden)
         has -= hidden
-    options = {"kind": "llvm", "mcpu": arch, **({"mattr": mattr} if mattr else {})}
     lanes = 16 if {"avx512f", "avx512bw"} <= has else 8 if "avx2" in has else 4
     return Machine(
-        target=tvm.target.Target(options),
+        target=tvm.target.Target({**options, **({"mattr": mattr} if mattr else {})}),
+        family=family,
         arch=arch,
         features=tuple(sorted(_EMITTED[f] for f in has & _EMITTED.keys())),
         lanes=lanes,
-        registers=32 if lanes == 16 or not _is_x86() else 16,
-        dot=_dot(has, lanes),
+        registers=32 if lanes == 16 or family == "aarch64" else 16,
+        dot=_dot(family, has, lanes),
     )
 
 
-def _is_x86() -> bool:
-    return platform.machine().lower() in ("x86_64", "amd64")
+def host_family() -> str:
+    """The family of this machine's processor, as Linux spells it."""
+    name = platform.machine().lower()
+    return _SPELLINGS.get(name, name)
 
 
-def _dot(has: set[str], lanes: int) -> str:
-    if not _is_x86():
+def _family(arch: str) -> str:
+    """The family of a processor; this machine's, if both have one of that name.
+
+    Raises:
+        QCompileError: no family has it.
+    """
+    host = host_family()
+    if llvm.llvm_is_valid_cpu(arch, llvm.llvm_get_system_triple()):
+        return host
+    for family, triple in _TRIPLES.items():
+        if family != host and llvm.llvm_is_valid_cpu(arch, triple):
+            return family
+    # An unknown name only logs an error in TVM, and silently gives code for a generic processor.
+    raise QCompileError(f"unknown processor {arch!r}", hint=_suggestion(arch))
+
+
+def _dot(family: str, has: set[str], lanes: int) -> str:
+    if family == "x86_64":
+        return "quad" if lanes == 16 and "avx512vnni" in has else "pair"
+    if family != "aarch64":
         return "single"
-    return "quad" if lanes == 16 and "avx512vnni" in has else "pair"
-
-
-def _host_flags() -> set[str]:
-    """What Linux says that this processor has; all of it where there is no Linux to ask."""
-    if not _CPUINFO.exists():
-        return set(_EMITTED.values())
-    flags: set[str] = set()
-    for line in _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() in ("flags", "Features"):
-            flags.update(value.split())
-    return flags
+    return "mixed quad" if "i8mm" in has else "signed quad" if "dotprod" in has else "byte pair"
 
 
 def _suggestion(arch: str) -> str:
-    known = [str(name) for name in llvm.llvm_get_cpu_archlist(_generic())]
-    close = difflib.get_close_matches(arch, known, n=3, cutoff=0.5)
-    some = close or [n for n in ("x86-64-v2", "haswell", "x86-64-v4", "znver4") if n in known]
-    return f"LLVM's names are meant, as {', '.join(some or known[:8])}; none means this machine's"
+    own = _known({"kind": "llvm"})
+    known = own + [n for triple in _TRIPLES.values() for n in _known({"mtriple": triple})]
+    close = difflib.get_close_matches(arch, dict.fromkeys(known), n=3, cutoff=0.5)
+    some = close or [n for n in ("x86-64-v2", "haswell", "x86-64-v4", "znver4") if n in own]
+    return f"LLVM's names are meant, as {', '.join(some or own[:8])}; none means this machine's"
 
 
-def _generic() -> Any:
-    return tvm.target.Target({"kind": "llvm"})
+def _known(options: dict[str, str]) -> list[str]:
+    target = tvm.target.Target({"kind": "llvm", **options})
+    return [str(name) for name in llvm.llvm_get_cpu_archlist(target)]

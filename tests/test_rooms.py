@@ -12,7 +12,8 @@ from qcompile.passes import PASSES
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("ir", "quant", "zoo", "passes", "codegen")
-# Beside itself and qcompile.errors, a room may import these; the driver, all.
+# Beside itself and what is for ALL, a room may import these; the driver, all.
+ALL = ("errors", "cpuinfo")
 MAY_IMPORT = {
     "ir": set(),
     "quant": {"ir"},
@@ -56,7 +57,7 @@ def room_of(name: str) -> str | None:
     """The room of an imported name, None outside of qcompile and for what all may import."""
     top, _, rest = f"{name}.".partition(".")
     first = rest.split(".")[0]
-    if top != "qcompile" or first == "errors":
+    if top != "qcompile" or first in ALL:
         return None
     return first if first in ROOMS else "driver"
 
@@ -91,6 +92,7 @@ def test_the_rule_sees_offences() -> None:
     assert offences("driver", "import tvm.relax") == ["tvm belongs in codegen"]
     assert offences("codegen", "import tvm\nfrom qcompile.errors import QCompileError") == []
     assert offences("passes", "from qcompile.quant.recipe import Recipe") == []
+    assert offences("codegen", "from qcompile.cpuinfo import flags") == []
     typing_only = "if TYPE_CHECKING:\n    from qcompile.codegen import build"
     assert offences("ir", typing_only) == []
 
@@ -111,6 +113,13 @@ def loaded_with(path: Path) -> dict[str, Path]:
             if parts[0] == "qcompile" and candidate.exists():
                 queue.append(candidate)
     return found
+
+
+def test_what_all_may_import_imports_nothing_of_them() -> None:
+    for name in ALL:
+        tree = ast.parse((ROOT / "qcompile" / f"{name}.py").read_text(encoding="utf-8"))
+        assert {room_of(n) for n in imports(tree)} == {None}, name
+        assert not COMPILER_ONLY & {n.split(".")[0] for n in imports(tree)}, name
 
 
 def test_the_runtime_loads_neither_torch_nor_the_compiler() -> None:

@@ -190,7 +190,7 @@ def test_plain_linker(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_linker_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linker, "find_linker", lambda: [str(shutil.which("false"))])
+    monkeypatch.setattr(linker, "find_linker", lambda family: [str(shutil.which("false"))])
     with pytest.raises(QCompileError, match="false fails"):
         build(one(lambda x: aten.relu.default(x), 3), CPU)
 
