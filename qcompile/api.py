@@ -6,7 +6,8 @@ import copy
 import inspect
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,9 @@ from qcompile.passes.base import AfterEach, run
 from qcompile.program import Program
 from qcompile.quant.observers import Observer
 from qcompile.quant.recipe import Recipe
+
+if TYPE_CHECKING:
+    from qcompile.steps import Step
 
 _log = logging.getLogger("qcompile")
 UNTRAINED_BITS = 3  # from here down, weights that were not trained with their quantizer are noise
@@ -123,6 +127,7 @@ def compile(
     calibration: Iterable[Any] | None = None,
     recipe: Recipe | None = None,
     after_each: AfterEach | None = None,
+    step: Step = nullcontext,
     **recipe_fields: Any,
 ) -> Program:
     """Compile a converted model, or do everything that leads there from a float one.
@@ -131,11 +136,13 @@ def compile(
         model: what `convert` gave; or a float network, which is prepared, calibrated and converted
             but not trained, so that one needs `example_inputs`.
         example_inputs: one tensor for each argument of `forward`; dimension 0 is the batch.
-        target: "cpu", "cpu:haswell", or a Target.
+        target: "cpu" for this machine, "cpu:haswell" for another, "cpu:portable" for code for
+            several in one program; or a Target.
         calibration: batches of real inputs, each a tensor or a tuple that begins with the inputs;
             without it the example inputs have to do.
         recipe, recipe_fields: a Recipe, or its fields: `bits=1`, `method="xnor"`, ...
         after_each: called with every pass and its result.
+        step: entered around what takes long, with its title: once for each processor.
 
     Raises:
         QCompileError: something in the model, the data or the recipe cannot be had.
@@ -149,7 +156,7 @@ def compile(
                 f"a converted model takes no {', '.join(given)}: that is settled",
                 hint="qcompile.compile(converted, target=...)",
             )
-        return _compile_converted(model, target, (), after_each)
+        return _compile_converted(model, target, (), after_each, step)
     if isinstance(model, GraphModule) and model.meta.get("stage") is Stage.PREPARED:
         raise QCompileError(
             "this model is prepared, not converted",
@@ -166,16 +173,21 @@ def compile(
         _log.warning(note)
     calibrate(prepared, [_examples(example_inputs)] if calibration is None else calibration)
     converted = convert(prepared, after_each=after_each)
-    return _compile_converted(converted, target, notes, after_each)
+    return _compile_converted(converted, target, notes, after_each, step)
 
 
 def _compile_converted(
-    converted: GraphModule, target: Target, notes: tuple[str, ...], after_each: AfterEach | None
+    converted: GraphModule,
+    target: Target,
+    notes: tuple[str, ...],
+    after_each: AfterEach | None,
+    step: Step,
 ) -> Program:
     from qcompile.building import build_program  # the compiler, loaded only where it is needed
 
-    lowered = pipelines.lower(converted, after_each)
-    return build_program(converted, lowered, target, notes)
+    with step("lower to kernels"):
+        lowered = pipelines.lower(converted, after_each)
+    return build_program(converted, lowered, target, notes, step)
 
 
 def _recipe(recipe: Recipe | None, fields: Mapping[str, Any]) -> Recipe:

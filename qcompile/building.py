@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
-import platform
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
 from torch.fx import GraphModule, Node
 
@@ -15,7 +16,11 @@ from qcompile.ir.plan import LayerPlan
 from qcompile.ir.stages import aten, dialect
 from qcompile.ir.target import Target
 from qcompile.program import Program
-from qcompile.program_info import KernelInfo, LayerInfo, ProgramInfo, ValueInfo
+from qcompile.program_file import pack
+from qcompile.program_info import KernelInfo, LayerInfo, ProgramInfo, ValueInfo, Variant
+
+if TYPE_CHECKING:
+    from qcompile.steps import Step
 
 # What multiplies a layer's weights, the most telling first: a layer may hold float ones as well.
 _PRODUCTS = (
@@ -26,35 +31,44 @@ _PRODUCTS = (
 
 
 def build_program(
-    converted: GraphModule, lowered: GraphModule, target: Target, notes: tuple[str, ...]
+    converted: GraphModule,
+    lowered: GraphModule,
+    target: Target,
+    notes: tuple[str, ...],
+    step: Step = nullcontext,
 ) -> Program:
-    """Compile a lowered graph.
+    """Compile a lowered graph, once for each variant of the target.
 
     Args:
         converted: what it was lowered from; the program carries its fingerprint.
         notes: what the user should know, a sentence each.
+        step: entered around each variant's compilation, with what it is called.
 
     Raises:
         QCompileError: an op that the target has no kernel for.
     """
-    built = build(lowered, target)
-    kernels = tuple(KernelInfo(k.name, tuple(k.nodes), k.layer, k.kind) for k in built.kernels)
+    variants, libraries = [], []
+    for one in target.variants():
+        with step(f"compile for {one}"):
+            built = build(lowered, one)
+        kernels = tuple(KernelInfo(k.name, tuple(k.nodes), k.layer, k.kind) for k in built.kernels)
+        features = tuple(built.features)
+        variants.append(Variant(built.family, built.arch, features, kernels))
+        libraries.append(built.library)
+    kernels = variants[0].kernels
     info = ProgramInfo(
         model=converted.meta.get("model", "model"),
         target=str(target),
-        machine=platform.machine(),
-        arch=built.arch,
-        features=tuple(built.features),
+        variants=tuple(variants),
         inputs=_inputs(lowered),
         outputs=_outputs(lowered),
         returns_tuple=isinstance(_result(lowered), tuple),
-        kernels=kernels,
         layers=tuple(_layer(lowered, p, kernels) for p in converted.meta.get("plans", {}).values()),
         fingerprint=fingerprint(converted),
         notes=notes,
         versions=_versions(),
     )
-    return Program(info, built.library)
+    return Program(pack(info, libraries))
 
 
 def _versions() -> dict[str, str]:

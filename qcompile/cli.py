@@ -25,6 +25,7 @@ examples:
   qcompile net.py --weight-bits 1 --activation-bits 4
   qcompile net.py --method xnor --override 'head.*=8' --override stem=float
   qcompile net.py --weights net.safetensors -o net.qcp --benchmark
+  qcompile net.py --target cpu:portable             one file for new and old processors
   qcompile torchvision.models:resnet18 --input-shape 1,3,224,224
   qcompile run net.qcp --input x.npy -o y.npy       needs neither torch nor the compiler
 
@@ -95,7 +96,7 @@ def compile_parser() -> argparse.ArgumentParser:
     add("model", metavar="MODEL", help="a Python file, or package.module:name")
     add("--version", action="version", version=f"qcompile {qcompile.__version__}")
     add("-o", "--output", type=Path, metavar="FILE", help="default: MODEL-w1a1.qcp in this folder")
-    add("--target", default="cpu", help="cpu, or cpu:PROCESSOR as in cpu:haswell (default: cpu)")
+    add("--target", default="cpu", help="cpu for this machine (default), cpu:haswell, cpu:portable")
 
     add = parser.add_argument_group("how many bits, and by which paper").add_argument
     add("--bits", type=int, default=1, metavar="N", help="1 to 8, or 32 for float (default: 1)")

@@ -20,7 +20,7 @@ from qcompile.codegen.machine import machine_of
 from qcompile.dump import Dump, make_folder
 from qcompile.errors import QCompileError
 from qcompile.ir.target import Target
-from qcompile.machine import check_machine
+from qcompile.machine import choose
 from qcompile.model_file import Inputs, ModelFile
 from qcompile.program import Program
 from qcompile.program_file import SUFFIX
@@ -80,8 +80,7 @@ def run(job: Job, out: Console, err: Console) -> bool:
         converted = api.convert(prepared, after_each=dump)
     # Only now: convert froze the observers, and the digits of the test must not move them.
     fake_accuracy = _evaluate(file, prepared, "evaluate the quantized network", steps)
-    with steps(f"compile for {job.target}"):
-        program = api.compile(converted, target=job.target, after_each=dump)
+    program = api.compile(converted, target=job.target, after_each=dump, step=steps)
     report.show(out, program.summary())
     accuracies = (float_accuracy, fake_accuracy)
     if not _try_out(job, file, program, prepared, converted, accuracies, steps, out):
@@ -117,7 +116,8 @@ def _check(job: Job, file: ModelFile, output: Path) -> None:
         )
     if job.save_weights is not None and not _trains_float(job, file):
         raise QCompileError("--save-weights: no float network is trained here")
-    machine_of(job.target)
+    for target in job.target.variants():
+        machine_of(target)
     api.prepare(file.model, file.example_inputs, job.recipe)
 
 
@@ -213,7 +213,7 @@ def _try_out(
 ) -> bool:
     """Evaluate, verify and time the program; False if it does not verify."""
     try:
-        check_machine(program.info)
+        choose(program.info)
     except QCompileError as error:
         steps.note(f"Not verified, since this machine cannot run it: {error.what}.")
         return True

@@ -18,7 +18,6 @@ from qcompile.codegen.layout import layout_of
 from qcompile.errors import QCompileError
 from qcompile.ir import ops
 from qcompile.ir.graph import constant_of, spec
-from qcompile.pipelines import lower
 from qcompile.program import Program
 from qcompile.program_info import KernelInfo
 from qcompile.verify_report import KernelReport, Mismatch
@@ -74,20 +73,19 @@ class _Kernel:
 
 
 class KernelChecker:
-    """Runs a program on chunks of samples and keeps score of each kernel."""
+    """Runs one variant of a program on chunks of samples and keeps score of each kernel."""
 
-    def __init__(self, program: Program, converted: GraphModule, tolerance: float) -> None:
-        """Lower the graph again, and find each kernel's nodes in it.
+    def __init__(self, program: Program, lowered: GraphModule, tolerance: float) -> None:
+        """Find each kernel's nodes in the lowered graph.
 
         Raises:
             QCompileError: the lowered graph has not the nodes that the program's kernels name.
         """
         self._program = program
         self._tolerance = tolerance
-        self._gm = lower(converted)
-        nodes = {node.name: node for node in self._gm.graph.nodes}
+        nodes = {node.name: node for node in lowered.graph.nodes}
         self._kernels: list[_Kernel] = []
-        for info in program.info.kernels:
+        for info in program.variant.kernels:
             if not info.nodes or not nodes.keys() >= set(info.nodes):
                 raise QCompileError(
                     f"kernel {info.name} computes {', '.join(info.nodes) or 'nothing'}, which the "
@@ -96,33 +94,24 @@ class KernelChecker:
                 )
             self._kernels.append(_Kernel(info, tuple(nodes[name] for name in info.nodes)))
 
-    def run(
-        self, inputs: Sequence[Tensor], batch: int, start: int
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def run(self, reference: Reference, batch: int, start: int) -> Tensor:
         """Check every kernel on a chunk.
 
         Returns:
-            bool `[N]`, the samples in which every integer is what the lowered graph has; and what
-            the lowered graph itself gives.
+            bool `[N]`: the samples in which every integer is what the lowered graph has.
         """
-        written = self._capture(inputs)
-        placeholders = [n for n in self._gm.graph.nodes if n.op == "placeholder"]
-        seen = _Values(self._gm, dict(zip(placeholders, inputs, strict=True)))
-        pure = _Values(self._gm, dict(zip(placeholders, inputs, strict=True)))
-        steady = torch.ones(inputs[0].shape[0], dtype=torch.bool)
+        written = self._capture(reference.inputs)
+        seen = reference.fresh()
+        steady = torch.ones(reference.inputs[0].shape[0], dtype=torch.bool)
         for kernel, got in zip(self._kernels, written, strict=True):
-            reference = pure.compute(kernel.nodes)
-            pure.keep(kernel.result, reference)
-            expected = reference
-            if not all(torch.equal(seen[n], pure[n]) for n in _outside(kernel.nodes)):
+            expected = wanted = reference.value(kernel.nodes)
+            if not all(torch.equal(seen[n], reference.values[n]) for n in _outside(kernel.nodes)):
                 expected = seen.compute(kernel.nodes)
             kernel.compare(got, expected, batch, start)
             seen.keep(kernel.result, got)
             if not got.dtype.is_floating_point:
-                steady &= (got == reference).flatten(1).all(1)
-        result = self._gm.graph.output_node().args[0]
-        nodes = (result,) if isinstance(result, Node) else tuple(result)  # type: ignore[arg-type]
-        return steady, tuple(pure[n] for n in nodes)
+                steady &= (got == wanted).flatten(1).all(1)
+        return steady
 
     def _capture(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """What each kernel wrote, in torch's order of dimensions, in the order of the kernels."""
@@ -157,6 +146,37 @@ class KernelChecker:
             )
 
 
+class Reference:
+    """What the lowered graph itself gives for a chunk of samples; computed once for all variants.
+
+    Attributes:
+        inputs: the chunk.
+        values: of its nodes, as far as they are known.
+    """
+
+    def __init__(self, lowered: GraphModule, inputs: Sequence[Tensor]) -> None:
+        self._gm = lowered
+        self.inputs = inputs
+        self.values = self.fresh()
+
+    def fresh(self) -> _Values:
+        """Values that know the inputs alone."""
+        placeholders = [n for n in self._gm.graph.nodes if n.op == "placeholder"]
+        return _Values(self._gm, dict(zip(placeholders, self.inputs, strict=True)))
+
+    def value(self, nodes: Sequence[Node]) -> Tensor:
+        """The last node's value; all that they read from outside must be known."""
+        if not self.values.has(nodes[-1]):
+            self.values.keep(nodes[-1], self.values.compute(nodes))
+        return self.values[nodes[-1]]
+
+    def results(self) -> tuple[Tensor, ...]:
+        """What the graph returns; its kernels' values must be known."""
+        result = self._gm.graph.output_node().args[0]
+        nodes = (result,) if isinstance(result, Node) else tuple(result)  # type: ignore[arg-type]
+        return tuple(self.values[n] for n in nodes)
+
+
 def _logical(memory: Tensor, node: Node) -> Tensor:
     """A value as torch has it, from how it lies in memory."""
     shape, layout = spec(node).shape, layout_of(node)
@@ -172,6 +192,9 @@ class _Values:
     def __init__(self, gm: GraphModule, kept: dict[Node, Tensor]) -> None:
         self._gm = gm
         self._kept = kept
+
+    def has(self, node: Node) -> bool:
+        return node in self._kept
 
     def keep(self, node: Node, value: Tensor) -> None:
         self._kept[node] = value

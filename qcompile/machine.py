@@ -1,61 +1,64 @@
-"""What this machine's processor has, and whether that is what a program needs."""
+"""Which of a program's variants this machine runs."""
 
 from __future__ import annotations
 
+import difflib
 import platform
-from functools import cache
-from pathlib import Path
 
+from qcompile import cpuinfo
 from qcompile.errors import QCompileError
-from qcompile.program_info import ProgramInfo
-
-_CPUINFO = Path("/proc/cpuinfo")
-# Linux's name of a flag where LLVM has another; both without punctuation.
-_LLVM_NAME = {
-    "3dnowprefetch": "prfchw",
-    "abm": "lzcnt",
-    "asimd": "neon",
-    "asimddp": "dotprod",
-    "asimdhp": "fullfp16",
-    "bmi1": "bmi",
-    "fpu": "x87",
-    "lahflm": "sahf",
-    "lm": "64bit",
-    "pclmulqdq": "pclmul",
-    "pni": "sse3",
-    "rdrand": "rdrnd",
-    "shani": "sha",
-    "sse42": "crc32",
-}
+from qcompile.program_info import ProgramInfo, Variant
 
 
-def _plain(name: str) -> str:
-    return "".join(c for c in name.lower() if c.isalnum())
-
-
-@cache
-def features() -> frozenset[str]:
-    """The processor's flags, lower case without punctuation, in Linux's spelling and in LLVM's."""
-    flags: set[str] = set()
-    for line in _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() in ("flags", "Features"):
-            flags.update(map(_plain, value.split()))
-    return frozenset(flags | {_LLVM_NAME[flag] for flag in flags & _LLVM_NAME.keys()})
-
-
-def check_machine(info: ProgramInfo, where: str | None = None) -> None:
-    """Make sure that this processor runs the program's code.
+def obstacle(variant: Variant) -> str:
+    """Why this machine cannot run a variant, to follow its name; "" if it can.
 
     Raises:
-        QCompileError: it is another family, or lacks instructions; the message names them.
+        QCompileError: Linux does not say what the processor has.
     """
-    hint = f'compile it for this machine: qcompile.compile(..., target="{info.target}") here'
-    if info.machine != platform.machine():
-        what = f"compiled for {info.machine}, this machine is {platform.machine()}"
-        raise QCompileError(what, where=where, hint=hint)
-    missing = [f for f in info.features if _plain(f.lstrip("+")) not in features()]
-    if missing:
-        arch = f"{info.arch}, with " if info.arch else ""
-        what = f"compiled for {arch}instructions that this machine lacks: {', '.join(missing)}"
-        raise QCompileError(what, where=where, hint=hint)
+    if variant.machine != platform.machine():
+        return f"is for {variant.machine}, this machine is {platform.machine()}"
+    missing = [f for f in variant.features if f not in cpuinfo.flags()]
+    return f"needs {', '.join(missing)}, which this machine lacks" if missing else ""
+
+
+def runnable(info: ProgramInfo) -> tuple[Variant, ...]:
+    """The variants that this machine runs, the best first."""
+    return tuple(v for v in info.variants if not obstacle(v))
+
+
+def choose(info: ProgramInfo, arch: str | None = None, where: str | None = None) -> Variant:
+    """The best variant that this machine runs, or the one that is asked for.
+
+    Raises:
+        QCompileError: this machine runs none of them, or not the one; the message says what it
+            lacks. Or there is no such variant.
+    """
+    variants = info.variants if arch is None else (_named(info, arch, where),)
+    obstacles = [obstacle(v) for v in variants]
+    if "" in obstacles:
+        return variants[obstacles.index("")]
+    reasons = [f"{v.arch} {why}" for v, why in zip(variants, obstacles, strict=True)]
+    what = f"the code for {reasons[0]}"
+    if len(reasons) > 1:
+        what = "this machine runs none of its variants:\n  " + "\n  ".join(reasons)
+    raise QCompileError(what, where=where, hint=_hint(info, arch))
+
+
+def _hint(info: ProgramInfo, arch: str | None) -> str:
+    if arch is not None and (others := runnable(info)):
+        return f"this machine runs {', '.join(v.arch for v in others)}"
+    return (
+        'compile it on this machine for target="cpu"; or, on one of its family, for '
+        '"cpu:portable", which holds code for older processors too'
+    )
+
+
+def _named(info: ProgramInfo, arch: str, where: str | None) -> Variant:
+    names = [v.arch for v in info.variants]
+    if arch in names:
+        return info.variants[names.index(arch)]
+    close = difflib.get_close_matches(str(arch), names, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    held = f"it holds {', '.join(names)}"
+    raise QCompileError(f"the program has no variant {arch!r}", where=where, hint=hint + held)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from qcompile.arguments import Arguments
 from qcompile.errors import QCompileError
-from qcompile.machine import check_machine
-from qcompile.program_file import PathLike, pack, read, unpack, write
-from qcompile.program_info import ProgramInfo
+from qcompile.machine import choose, runnable
+from qcompile.program_file import Archive, PathLike, read, unpack, write
+from qcompile.program_info import ProgramInfo, Variant
 from qcompile.program_summary import Summary
 from qcompile.runtime import Library, cores, default_threads, use_threads
 
@@ -22,20 +22,21 @@ class Program:
     back. The batch, dimension 0, may have any size from 1 up. Nothing is recorded for autograd. A
     NaN that meets a quantizer gives its lowest level, so sign(NaN) is -1. Any number of threads may
     call it at once.
+
+    Attributes:
+        arch: the variant that was asked for, None for the best that the machine can run.
     """
 
-    def __init__(self, info: ProgramInfo, library: bytes, *, file: bytes | None = None) -> None:
-        """Wrap a compiled library; it is loaded at the first call.
+    def __init__(self, archive: Archive, arch: str | None = None) -> None:
+        """Wrap a program's file; a variant is chosen and its library loaded at the first call.
 
         Args:
-            info: what is known about the program.
-            library: the shared object.
-            file: the program's file, where it comes from one.
+            archive: the file, see `qcompile.program_file`.
+            arch: the variant to run; if None, the best that this machine can.
         """
-        self._info = info
-        self._code = library
-        self._file = pack(info, library) if file is None else file
-        self._arguments = Arguments(info.inputs)
+        self.archive = archive
+        self.arch: Final = arch
+        self._arguments = Arguments(archive.info.inputs)
         self._loaded: Library | None = None
         self._lock = threading.Lock()
         self._num_threads = default_threads()
@@ -54,7 +55,7 @@ class Program:
         library.note_size(inputs[0].shape[0])
         use_threads(self._num_threads)
         result = library.main(*arguments)
-        if self._info.returns_tuple:
+        if self.info.returns_tuple:
             return tuple([to_result(y) for y in result])
         return to_result(result)
 
@@ -72,31 +73,58 @@ class Program:
         machine["main"](*arguments)
 
     def library(self) -> Library:
-        """The loaded library.
+        """The loaded library of the chosen variant; the others are not even unpacked.
 
         Raises:
-            QCompileError: the program is for another machine, or TVM's runtime is missing.
+            QCompileError: this machine cannot run the program, the file is damaged, or TVM's
+                runtime is missing.
         """
         with self._lock:
             if self._loaded is None:
-                check_machine(self._info)
-                self._loaded = Library(self._code)
+                self._loaded = Library(self.library_bytes)
         return self._loaded
 
     @property
     def info(self) -> ProgramInfo:
-        """Inputs, outputs, layers, kernels, target, versions."""
-        return self._info
+        """Inputs, outputs, layers, variants, target, versions."""
+        return self.archive.info
+
+    @property
+    def variant(self) -> Variant:
+        """The variant that runs here.
+
+        Raises:
+            QCompileError: this machine can run none, or not the one that was asked for.
+        """
+        return choose(self.info, self.arch, self.archive.where)
+
+    def runnable(self) -> tuple[Program, ...]:
+        """The program as each variant that this machine can run, the best first.
+
+        Raises:
+            QCompileError: there is none.
+        """
+        if self.arch is not None:
+            return (self,)
+        first = self.variant
+        others = (v.arch for v in runnable(self.info) if v != first)
+        return (self, *(self.as_variant(arch) for arch in others))
+
+    def as_variant(self, arch: str) -> Program:
+        """The same program, run as the variant of this name."""
+        program = Program(self.archive, arch)
+        program.num_threads = self._num_threads
+        return program
 
     @property
     def library_bytes(self) -> bytes:
-        """The compiled library, as it lies in the program's file."""
-        return self._code
+        """The chosen variant's library, unpacked."""
+        return self.archive.library(self.variant)
 
     @property
     def size(self) -> int:
         """Size of the program's file, in bytes."""
-        return len(self._file)
+        return len(self.archive.data)
 
     @property
     def num_threads(self) -> int:
@@ -114,7 +142,7 @@ class Program:
 
     def summary(self) -> Summary:
         """A table of the layers: bits, kernel, size before and after. Print it."""
-        return Summary(self._info, self.size)
+        return Summary(self.info, self.size)
 
     def save(self, path: PathLike) -> None:
         """Write the program to one file (by convention `.qcp`), at once or not at all.
@@ -122,26 +150,27 @@ class Program:
         Raises:
             QCompileError: the file cannot be written; one that was there is untouched.
         """
-        write(path, self._file)
+        write(path, self.archive.data)
 
     def __repr__(self) -> str:
-        info = self._info
+        info = self.info
         takes, gives = (", ".join(map(str, values)) for values in (info.inputs, info.outputs))
         return f"<Program {info.model}: {takes} -> {gives}, {info.target}, {self.size:,} bytes>"
 
 
-def load(path: PathLike) -> Program:
+def load(path: PathLike, *, arch: str | None = None) -> Program:
     """Read a program that `save` wrote, and make it ready to run.
 
     The file holds machine code. It is checked for damage, not for malice: load what you trust.
 
+    Args:
+        arch: the variant to run, by the name of its processor ("haswell"); if None, the best that
+            this machine can. `program.info.variants` are all of them.
+
     Raises:
-        QCompileError: there is no such file, it is damaged or no program, or it was compiled for
-            another kind of machine.
+        QCompileError: there is no such file, it is damaged or no program, it has no such variant,
+            or this machine lacks the instructions that it was compiled for.
     """
-    data = read(path)
-    info, library = unpack(data, str(path))
-    check_machine(info, str(path))
-    program = Program(info, library, file=data)
+    program = Program(unpack(read(path), str(path)), arch)
     program.library()
     return program

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,6 +11,8 @@ from typing import Any, TypeVar
 
 MAX_RANK = 16
 DTYPES = ("float32", "float64", "uint8", "int8", "int16", "int32", "int64", "bool")
+
+_ARCH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")  # it names a member of the file
 
 T = TypeVar("T")
 
@@ -54,6 +57,23 @@ class KernelInfo:
 
 
 @dataclass(frozen=True)
+class Variant:
+    """The network's code for one family of processors.
+
+    Attributes:
+        machine: the family, as `platform.machine()` spells it.
+        arch: LLVM's name of the processor that it was compiled for; it names the variant.
+        features: what a processor must have to run it ("avx512f", ...), as Linux spells them.
+        kernels: in the order in which they run.
+    """
+
+    machine: str
+    arch: str
+    features: tuple[str, ...]
+    kernels: tuple[KernelInfo, ...]
+
+
+@dataclass(frozen=True)
 class LayerInfo:
     """What became of one conv or linear layer.
 
@@ -85,13 +105,10 @@ class ProgramInfo:
 
     Attributes:
         model: name of the user's model.
-        target: what it was compiled for, as the user wrote it ("cpu", "cpu:haswell").
-        machine: the processor family, as `platform.machine()` spells it.
-        arch: LLVM's name of the processor, or "".
-        features: what the processor must have ("avx512f", ...), in LLVM's or Linux's spelling.
+        target: what it was compiled for, as the user wrote it ("cpu", "cpu:portable").
+        variants: code for one processor each; the first that a machine can run is used there.
         inputs, outputs: in order.
         returns_tuple: whether a call gives a tuple (of any length) or a bare tensor.
-        kernels: in the order in which they run.
         layers: the conv and linear layers, in graph order.
         fingerprint: of the converted graph, see `qcompile.fingerprint`.
         notes: what the user should know, a sentence each.
@@ -100,13 +117,10 @@ class ProgramInfo:
 
     model: str
     target: str
-    machine: str
-    arch: str
-    features: tuple[str, ...]
+    variants: tuple[Variant, ...]
     inputs: tuple[ValueInfo, ...]
     outputs: tuple[ValueInfo, ...]
     returns_tuple: bool
-    kernels: tuple[KernelInfo, ...]
     layers: tuple[LayerInfo, ...]
     fingerprint: str = ""
     notes: tuple[str, ...] = ()
@@ -132,7 +146,33 @@ def from_json(value: object) -> ProgramInfo:
             raise InfoError(f"{spec.name} has the dtype {spec.dtype!r}")
     if not info.inputs or not info.outputs:
         raise InfoError("a program has inputs and outputs")
+    _check_variants(info.variants)
     return info
+
+
+def _check_variants(variants: tuple[Variant, ...]) -> None:
+    if not variants:
+        raise InfoError("a program has variants")
+    names = [variant.arch for variant in variants]
+    for name in names:
+        if not _ARCH.fullmatch(name):
+            raise InfoError(f"a variant is called {name!r}")
+        if names.count(name) > 1:
+            raise InfoError(f"{names.count(name)} variants are called {name!r}")
+
+
+def from_version_1(value: object) -> ProgramInfo:
+    """The info of a file of version 1, which had one variant and kept its fields among the others.
+
+    Raises:
+        InfoError: a field is missing, unknown or of another type.
+    """
+    if not isinstance(value, dict):
+        raise InfoError("program is no object")
+    own = {f.name for f in dataclasses.fields(Variant)}
+    variant = {name: value[name] for name in own & value.keys()}
+    rest = {name: value[name] for name in value.keys() - own}
+    return from_json({**rest, "variants": [variant]})
 
 
 def _dataclass(cls: type[T], value: object, where: str) -> T:

@@ -9,11 +9,14 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
-from qcompile import program_file
 from qcompile.errors import QCompileError
+from qcompile.machine import obstacle, runnable
+from qcompile.program_file import Archive, read, unpack
 from qcompile.program_summary import Summary
 
 if TYPE_CHECKING:
@@ -50,6 +53,7 @@ def run_parser() -> argparse.ArgumentParser:
     )
     add("-o", "--output", type=Path, metavar="Y.npy", help="where the result goes; else printed")
     add("--threads", type=int, metavar="N", help="default: all cores")
+    add("--arch", metavar="NAME", help="the variant to run (default: the best for this machine)")
     return parser
 
 
@@ -57,7 +61,7 @@ def run(options: argparse.Namespace, out: Console, err: Console) -> int:
     """Run a program on arrays from files, or on random numbers."""
     from qcompile.program import load
 
-    program = load(options.program)
+    program = load(options.program, arch=options.arch)
     if options.threads is not None:
         program.num_threads = options.threads
     inputs = [_read_array(path) for path in options.input] or _random_inputs(program)
@@ -76,7 +80,7 @@ def run(options: argparse.Namespace, out: Console, err: Console) -> int:
             out.print(Text(str(array)))
     kind = "" if options.input else " on random numbers"
     took = f"{median(seconds) * 1e3:.3f} ms{kind}, {program.num_threads} thread(s)"
-    err.print(Text(took))
+    err.print(Text(f"{took}, {program.variant.arch}"))
     return OK
 
 
@@ -123,18 +127,33 @@ def inspect_parser() -> argparse.ArgumentParser:
 
 
 def inspect(options: argparse.Namespace, out: Console, err: Console) -> int:
-    """Print what a program says about itself; it is not loaded, so it may be for another machine."""
-    data = program_file.read(options.program)
-    info, _ = program_file.unpack(data, options.program)
-    out.print(Summary(info, len(data)))
+    """Print what a program says about itself; its code is not touched, and may be for others."""
+    archive = unpack(read(options.program), options.program)
+    info = archive.info
+    out.print(Summary(info, len(archive.data)))
     out.print(Text(f"takes    {', '.join(f'{v.name} {v}' for v in info.inputs)}"))
     out.print(Text(f"gives    {', '.join(f'{v.name} {v}' for v in info.outputs)}"))
-    out.print(Text(f"needs    {info.machine}, {info.arch or 'any processor'}"))
     out.print(Text(f"made by  {', '.join(f'{k} {v}' for k, v in info.versions.items())}"))
+    out.print(_variants(archive))
     if options.kernels:
-        for kernel in info.kernels:
-            out.print(Text(f"  {kernel.name}  {kernel.kind}  {kernel.layer}"))
+        for variant in info.variants:
+            out.print(Text(f"kernels of {variant.arch}"))
+            for kernel in variant.kernels:
+                out.print(Text(f"  {kernel.name}  {kernel.kind}  {kernel.layer}"))
     return OK
+
+
+def _variants(archive: Archive) -> Table:
+    """One row a variant: for what, how large, whether it is used on this machine."""
+    table = Table("variant", "processors", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("bytes", justify="right")
+    table.add_column("here")
+    chosen = next(iter(runnable(archive.info)), None)
+    for variant in archive.info.variants:
+        here = obstacle(variant) or ("used" if variant is chosen else "would run")
+        size = f"{archive.packed_size(variant):,}"
+        table.add_row(*map(Text, (variant.arch, variant.machine, size, here)))
+    return table
 
 
 def digits_parser() -> argparse.ArgumentParser:

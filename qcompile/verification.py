@@ -13,6 +13,7 @@ in which that happened are counted and left out of the end-to-end error.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,7 +24,9 @@ from qcompile.errors import QCompileError
 from qcompile.fingerprint import fingerprint
 from qcompile.ir.graph import stage_of
 from qcompile.ir.stages import Stage
-from qcompile.kernel_check import KernelChecker, float_error
+from qcompile.kernel_check import KernelChecker, Reference, float_error
+from qcompile.machine import obstacle
+from qcompile.pipelines import lower
 from qcompile.program import Program
 from qcompile.verify_report import OutputReport, VerifyReport
 
@@ -37,7 +40,7 @@ _CHUNK = 64  # samples whose intermediate values are kept at once
 def verify(
     program: Program, converted: GraphModule, inputs: Any, *, tolerance: float = TOLERANCE
 ) -> VerifyReport:
-    """Compare a program with the graph that it was compiled from.
+    """Compare a program with the graph that it was compiled from: each variant that runs here.
 
     Args:
         converted: what `convert` gave and `compile` took.
@@ -47,35 +50,37 @@ def verify(
             tensor, or to 1 if that is less.
 
     Raises:
-        QCompileError: `converted` is not the graph of this program, or the inputs do not fit or
-            hold NaN, on which no comparison says anything.
+        QCompileError: `converted` is not the graph of this program; this machine cannot run it; or
+            the inputs do not fit or hold NaN, on which no comparison says anything.
     """
     _check_graph(program, converted)
     batches = _batches(inputs, len(program.info.inputs))
-    checker = KernelChecker(program, converted, tolerance)
-    totals = [_Total(info.name) for info in program.info.outputs]
-    borderline = samples = unlike = 0
+    graph = lower(converted)
+    variants = [_Variant(one, graph, tolerance) for one in program.runnable()]
+    samples = unlike = 0
     for number, batch in enumerate(batches):
-        got = _tuple(program(*batch))  # says what is wrong with the inputs, if anything is
+        for variant in variants:
+            variant.call(batch)  # says what is wrong with the inputs, if anything is
         _check_nan(batch, program)
         size = batch[0].shape[0]
         for start in range(0, size, _CHUNK):
             chunk = [x.detach()[start : start + _CHUNK] for x in batch]
-            steady, lowered = checker.run(chunk, number, start)
+            reference = Reference(graph, chunk)
             expected = _tuple(_reference(converted, chunk))
-            unlike += _unlike(lowered, expected)
-            borderline += int((~steady).sum())
-            for total, y, reference in zip(totals, got, expected, strict=True):
-                total.add(y[start : start + _CHUNK], reference, steady)
+            for variant in variants:
+                variant.compare(reference, expected, number, start)
+            unlike += _unlike(reference.results(), expected)
         samples += size
-    return VerifyReport(
-        kernels=tuple(checker.reports()),
-        outputs=tuple(total.report() for total in totals),
-        samples=samples,
-        borderline=borderline,
-        unlike=unlike,
-        tolerance=tolerance,
-    )
+    first, *others = [v.report(samples, unlike, tolerance) for v in variants]
+    return replace(first, others=tuple(others), unverified=_unverified(program))
+
+
+def _unverified(program: Program) -> tuple[str, ...]:
+    """The variants of a program that were not compared, each with the reason."""
+    if program.arch is not None:
+        return ()
+    why = ((variant, obstacle(variant)) for variant in program.info.variants)
+    return tuple(f"{variant.arch} {reason}" for variant, reason in why if reason)
 
 
 def _check_graph(program: Program, converted: GraphModule) -> None:
@@ -137,6 +142,41 @@ def _unlike(lowered: Sequence[Tensor], expected: Sequence[Tensor]) -> int:
 
 def _tuple(value: Any) -> tuple[Tensor, ...]:
     return (value,) if isinstance(value, Tensor) else tuple(value)
+
+
+class _Variant:
+    """One variant's comparison, summed over batches."""
+
+    def __init__(self, program: Program, graph: GraphModule, tolerance: float) -> None:
+        self._program = program
+        self._checker = KernelChecker(program, graph, tolerance)
+        self._totals = [_Total(info.name) for info in program.info.outputs]
+        self._borderline = 0
+        self._got: tuple[Tensor, ...] = ()
+
+    def call(self, batch: Sequence[Tensor]) -> None:
+        """Run the whole program, as a user does."""
+        self._got = _tuple(self._program(*batch))
+
+    def compare(
+        self, reference: Reference, expected: Sequence[Tensor], number: int, start: int
+    ) -> None:
+        """Check a chunk of the batch that was run last."""
+        steady = self._checker.run(reference, number, start)
+        self._borderline += int((~steady).sum())
+        for total, y, wanted in zip(self._totals, self._got, expected, strict=True):
+            total.add(y[start : start + _CHUNK], wanted, steady)
+
+    def report(self, samples: int, unlike: int, tolerance: float) -> VerifyReport:
+        return VerifyReport(
+            kernels=tuple(self._checker.reports()),
+            outputs=tuple(total.report() for total in self._totals),
+            samples=samples,
+            borderline=self._borderline,
+            unlike=unlike,
+            tolerance=tolerance,
+            variant=self._program.variant.arch,
+        )
 
 
 class _Total:

@@ -113,6 +113,9 @@ class VerifyReport:
         unlike: in how many samples the lowered graph, whose ops the kernels are compared with, does
             not give the bits of the converted graph.
         tolerance: of float values.
+        variant: the variant of the program that all this is about.
+        others: the reports of the other variants that this machine runs.
+        unverified: the variants that it cannot run, each with the reason.
     """
 
     kernels: tuple[KernelReport, ...]
@@ -121,10 +124,16 @@ class VerifyReport:
     borderline: int
     unlike: int
     tolerance: float
+    variant: str = ""
+    others: tuple[VerifyReport, ...] = ()
+    unverified: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
-        """All integers equal, all floats within the tolerance, the same class the largest."""
+        """All integers equal, all floats within the tolerance, the same class the largest.
+
+        In every variant that was compared.
+        """
         return not self.failures()
 
     def _within(self, output: OutputReport) -> bool:
@@ -133,20 +142,24 @@ class VerifyReport:
     @property
     def max_error(self) -> float:
         """Largest absolute error of any output."""
-        return max(output.max_error for output in self.outputs)
+        return max(o.max_error for report in self._each() for o in report.outputs)
 
     @property
     def top1_agreement(self) -> float | None:
         """The lowest of the outputs', None where no output ranks classes."""
-        shares = [o.top1_agreement for o in self.outputs if o.top1_agreement is not None]
-        return min(shares) if shares else None
+        shares = [o.top1_agreement for report in self._each() for o in report.outputs]
+        return min((share for share in shares if share is not None), default=None)
+
+    def _each(self) -> tuple[VerifyReport, ...]:
+        return (self, *self.others)
 
     def failures(self) -> list[str]:
         """What is wrong, a line each."""
         lines = [str(kernel) for kernel in self.kernels if not kernel.ok]
         if self.unlike:
             lines.append(f"lowering: {self.unlike:,} of {self.samples:,} samples get other bits")
-        return lines + [str(output) for output in self.outputs if not self._within(output)]
+        lines += [str(output) for output in self.outputs if not self._within(output)]
+        return lines + [f"{o.variant}: {line}" for o in self.others for line in o.failures()]
 
     def raise_if_failed(self) -> None:
         """Do nothing if all is well.
@@ -164,8 +177,17 @@ class VerifyReport:
         )
 
     def verdict(self) -> str:
-        """The last line: verified or not, and on how much."""
-        word = "verified" if self.ok else "NOT VERIFIED"
+        """The last lines: what was verified, and on how much; and what was not."""
+        several = bool(self.others or self.unverified)
+        lines = [report._own_verdict(named=several) for report in self._each()]
+        if self.unverified:
+            lines += ["unverified, as this machine cannot run them:", *self.unverified]
+        return "\n".join(lines)
+
+    def _own_verdict(self, named: bool) -> str:
+        own = replace(self, others=())
+        word = "verified" if own.ok else "NOT VERIFIED"
+        word += f" as {self.variant}" if named else ""
         exact = [kernel for kernel in self.kernels if kernel.equal is not None]
         equal = sum(kernel.equal is True for kernel in exact)
         samples = f"{self.samples:,} sample{'' if self.samples == 1 else 's'}"
@@ -183,21 +205,36 @@ class VerifyReport:
         """One row a kernel, in the order of COLUMNS."""
         return [_row(kernel) for kernel in self.kernels]
 
+    def _tables(self) -> tuple[VerifyReport, ...]:
+        """The reports whose kernels are worth a table."""
+        return (self, *(report for report in self.others if not report.ok))
+
     def __str__(self) -> str:
-        table: list[Sequence[str]] = [COLUMNS, *self.rows()]
-        widths = [max(len(row[i]) for row in table) for i in range(len(COLUMNS))]
-        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in table]
-        return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:], self.verdict()])
+        return "\n".join([*(_text(report) for report in self._tables()), self.verdict()])
 
     def __rich__(self) -> RenderableType:
         from rich.console import Group
-        from rich.table import Table
         from rich.text import Text
 
-        table = Table(*COLUMNS)
-        for row, kernel in zip(self.rows(), self.kernels, strict=True):
-            table.add_row(*map(Text, row), style=None if kernel.ok else "red")
-        return Group(table, Text(self.verdict(), style="bold green" if self.ok else "bold red"))
+        verdict = Text(self.verdict(), style="bold green" if self.ok else "bold red")
+        return Group(*(_rich(report) for report in self._tables()), verdict)
+
+
+def _text(report: VerifyReport) -> str:
+    table: list[Sequence[str]] = [COLUMNS, *report.rows()]
+    widths = [max(len(row[i]) for row in table) for i in range(len(COLUMNS))]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in table]
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+
+
+def _rich(report: VerifyReport) -> RenderableType:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*COLUMNS)
+    for row, kernel in zip(report.rows(), report.kernels, strict=True):
+        table.add_row(*map(Text, row), style=None if kernel.ok else "red")
+    return table
 
 
 def _row(kernel: KernelReport) -> tuple[str, ...]:

@@ -16,30 +16,28 @@ from typing import Any
 import numpy as np
 
 from qcompile.program import Program
-from qcompile.program_info import KernelInfo, LayerInfo, ProgramInfo, ValueInfo
+from qcompile.program_file import pack
+from qcompile.program_info import KernelInfo, LayerInfo, ProgramInfo, ValueInfo, Variant
 
 SCALE = np.arange(8, dtype=np.float32)
 
 
 def affine_program() -> Program:
-    return Program(affine_info(), affine_library())
+    return Program(pack(affine_info(), [affine_library()]))
 
 
 def pair_program() -> Program:
-    return Program(pair_info(), pair_library())
+    return Program(pack(pair_info(), [pair_library()]))
 
 
 def affine_info() -> ProgramInfo:
     return ProgramInfo(
         model="Affine",
         target="cpu",
-        machine=platform.machine(),
-        arch="x86-64",
-        features=("sse2",),
+        variants=(affine_variant(),),
         inputs=(ValueInfo("x", (3, 8)),),
         outputs=(ValueInfo("output", (3, 8)),),
         returns_tuple=False,
-        kernels=(KernelInfo("times", ("mul",), "scale"), KernelInfo("plus_one", ("add",))),
         layers=(
             LayerInfo("scale", "Linear", 1, 1, 4096, 16384, 512, "xnor"),
             LayerInfo("[last]", "Linear", 8, 8, 1000, 4000, 1000, "int8", "the last layer"),
@@ -49,6 +47,11 @@ def affine_info() -> ProgramInfo:
         notes=("Its weights are untrained.",),
         versions={"qcompile": "0.1.0"},
     )
+
+
+def affine_variant() -> Variant:
+    kernels = (KernelInfo("times", ("mul",), "scale"), KernelInfo("plus_one", ("add",)))
+    return Variant(platform.machine(), "generic", (), kernels)
 
 
 def pair_info() -> ProgramInfo:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import platform
+from dataclasses import dataclass, replace
 
 from qcompile.errors import QCompileError
 
 KINDS = ("cpu",)
+PORTABLE = "portable"
+# The processors whose code a portable program holds, the best first: each has instructions that the
+# kernels use and those below it lack. By family, as `platform.machine()` spells it.
+VARIANTS = {
+    "x86_64": ("icelake-server", "cascadelake", "skylake-avx512", "haswell", "x86-64-v2"),
+    "aarch64": ("generic",),
+}
 
 
 @dataclass(frozen=True)
@@ -15,7 +23,8 @@ class Target:
 
     Attributes:
         kind: "cpu".
-        arch: LLVM's name of the processor ("haswell", "sapphirerapids"), or None for the host's.
+        arch: LLVM's name of the processor ("haswell", "sapphirerapids"); None for the host's; or
+            "portable" for several, of which a program picks one where it is loaded.
     """
 
     kind: str = "cpu"
@@ -30,7 +39,7 @@ class Target:
 
     @staticmethod
     def parse(text: str | Target) -> Target:
-        """Read "cpu" or "cpu:haswell"; a Target passes through.
+        """Read "cpu", "cpu:haswell" or "cpu:portable"; a Target passes through.
 
         Raises:
             QCompileError: the kind is not known, or this is no text.
@@ -41,6 +50,22 @@ class Target:
             raise QCompileError(f"target is {text!r}", hint='pass "cpu", "cpu:haswell" or a Target')
         kind, _, arch = text.partition(":")
         return Target(kind, arch or None)
+
+    def variants(self) -> tuple[Target, ...]:
+        """The targets to generate code for, the best first: one, unless this is the portable one.
+
+        Raises:
+            QCompileError: nobody chose processors for this machine's family.
+        """
+        if self.arch != PORTABLE:
+            return (self,)
+        family = platform.machine()
+        if family not in VARIANTS:
+            raise QCompileError(
+                f"there is no {self} on {family}",
+                hint=f"it is for {' and '.join(VARIANTS)}; name a processor, as in cpu:haswell",
+            )
+        return tuple(replace(self, arch=arch) for arch in VARIANTS[family])
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.arch}" if self.arch else self.kind

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from toy_library import SCALE, affine_info, affine_library, affine_program, pair_program
+from toy_library import SCALE, affine_info, affine_program, pair_program
 
 import qcompile
 from qcompile import runtime
@@ -347,5 +347,4 @@ def test_summary_in_rich_holds_every_cell(affine: Program) -> None:
 
 def test_the_public_names() -> None:
     assert qcompile.Program is Program
-    program = Program(affine_info(), affine_library())
-    assert program.info == affine_info()
+    assert affine_program().info == affine_info()

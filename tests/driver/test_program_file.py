@@ -18,14 +18,13 @@ from toy_library import affine_info, affine_library, affine_program
 
 import qcompile
 from qcompile import QCompileError
-from qcompile.program import Program
 from qcompile.program_file import pack, unpack
-from qcompile.program_info import InfoError, from_json, to_json
+from qcompile.program_info import InfoError, ProgramInfo, from_json, to_json
 
 
 def small_file() -> bytes:
     """A file whose library is no library: nothing of it is to run."""
-    return pack(affine_info(), bytes(range(256)) * 4)
+    return pack(affine_info(), [bytes(range(256)) * 4]).data
 
 
 def test_save_and_load(tmp_path: Path) -> None:
@@ -42,24 +41,28 @@ def test_save_and_load(tmp_path: Path) -> None:
 
 
 def test_the_same_program_gives_the_same_bytes(tmp_path: Path) -> None:
-    one, two = Program(affine_info(), affine_library()), Program(affine_info(), affine_library())
-    one.save(tmp_path / "one")
-    two.save(tmp_path / "two")
+    affine_program().save(tmp_path / "one")
+    affine_program().save(tmp_path / "two")
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
 
-def test_a_file_holds_two_members_that_any_unzip_reads(tmp_path: Path) -> None:
+def test_a_file_holds_members_that_any_unzip_reads(tmp_path: Path) -> None:
     path = tmp_path / "net.qcp"
     affine_program().save(path)
     with zipfile.ZipFile(path) as archive:
-        assert archive.namelist() == ["program.json", "library.so"]
-        assert archive.read("library.so") == affine_library()
+        assert archive.namelist() == ["program.json", "generic.so"]
+        assert archive.read("generic.so") == affine_library()
         assert archive.testzip() is None
 
 
 def test_info_survives_json_with_odd_names() -> None:
     info = replace(affine_info(), model='"\\ ünï\ncode ]', notes=("", "ü"), returns_tuple=True)
-    assert unpack(pack(info, b"code"), "x.qcp") == (info, b"code")
+    archive = unpack(pack(info, [b"code"]).data, "x.qcp")
+    assert archive.info == info
+    assert archive.library(info.variants[0]) == b"code"
+
+
+VARIANT = {"machine": "x86_64", "arch": "a", "features": [], "kernels": []}
 
 
 @pytest.mark.parametrize(
@@ -74,6 +77,12 @@ def test_info_survives_json_with_odd_names() -> None:
         ({"inputs": [{"name": "x", "shape": [1], "dtype": "object"}]}, "x has the dtype 'object'"),
         ({"versions": {"tvm": 1}}, "does not map strings to strings"),
         ({"colour": "red"}, "unknown field 'colour'"),
+        ({"variants": []}, "a program has variants"),
+        ({"variants": [VARIANT, VARIANT]}, "2 variants are called 'a'"),
+        ({"variants": [{**VARIANT, "arch": ""}]}, "a variant is called ''"),
+        ({"variants": [{**VARIANT, "arch": "../a"}]}, "a variant is called '../a'"),
+        ({"variants": [{**VARIANT, "features": "avx"}]}, r"variants\[0\].features is no list"),
+        ({"variants": [{"arch": "a"}]}, r"program.variants\[0\] lacks features"),
     ],
 )
 def test_info_is_checked_field_by_field(change: dict[str, object], message: str) -> None:
@@ -87,8 +96,8 @@ def test_info_is_checked_field_by_field(change: dict[str, object], message: str)
 
 def test_info_lacks_a_field() -> None:
     value = to_json(affine_info())
-    del value["machine"]
-    with pytest.raises(InfoError, match="program lacks machine"):
+    del value["model"]
+    with pytest.raises(InfoError, match="program lacks model"):
         from_json(value)
 
 
@@ -102,16 +111,21 @@ def test_every_truncation_is_noticed() -> None:
             unpack(data[:length], "x.qcp")
 
 
+def content_of(data: bytes) -> tuple[ProgramInfo, list[bytes]]:
+    archive = unpack(data, "x.qcp")
+    return archive.info, [archive.library(variant) for variant in archive.info.variants]
+
+
 def test_a_changed_byte_is_noticed_or_does_no_harm() -> None:
     data = small_file()
-    content = unpack(data, "x.qcp")
+    content = content_of(data)
     noticed = 0
     generator = random.Random(0)
     for position in range(len(data)):
         damaged = bytearray(data)
         damaged[position] ^= generator.randrange(1, 256)
         try:
-            assert unpack(bytes(damaged), "x.qcp") == content  # a time stamp, say
+            assert content_of(bytes(damaged)) == content  # a time stamp, say
         except QCompileError:
             noticed += 1
     assert noticed > 0.8 * len(data)

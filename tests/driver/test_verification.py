@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 import qcompile
-from qcompile import kernel_check, pipelines, verification
+from qcompile import pipelines, verification
 from qcompile.ir import ops
 from qcompile.kernel_check import bitpack, float_error, xnor_matmul
 from qcompile.passes import run
 from qcompile.program import Program
+from qcompile.program_file import pack
 from qcompile.verify_report import KernelReport, Mismatch, OutputReport, VerifyReport
 
 
@@ -80,7 +81,7 @@ def tampered(constant: str, change: Any, **fields: Any) -> Program:
     change(graph.get_buffer(constant))
     program = qcompile.compile(graph)
     info = replace(program.info, fingerprint=compiled(Net, **fields).info.fingerprint)
-    return Program(info, program.library_bytes)
+    return Program(pack(info, [program.library_bytes]))
 
 
 # --- programs that are right ---------------------------------------------------------------------
@@ -104,7 +105,7 @@ def test_verified(fields: dict[str, Any]) -> None:
     report.raise_if_failed()
     assert report.ok
     assert report.samples == 71
-    kernels = compiled(Net, **fields).info.kernels
+    kernels = compiled(Net, **fields).variant.kernels
     assert [kernel.kernel for kernel in report.kernels] == [kernel.name for kernel in kernels]
     assert all((k.equal is True) != (k.max_error is not None) for k in report.kernels)
     assert report.failures() == []
@@ -181,7 +182,7 @@ def test_a_changed_byte_of_packed_weights_is_found() -> None:
     code = bytearray(program.library_bytes)
     word = next(word for word in packed if code.count(word) == 1)
     code[code.index(word)] ^= 1
-    report = qcompile.verify(Program(program.info, bytes(code)), converted(), images(20))
+    report = qcompile.verify(Program(pack(program.info, [bytes(code)])), converted(), images(20))
     bad = [kernel for kernel in report.kernels if not kernel.ok]
     assert {kernel.layer for kernel in bad} == {"one"}
 
@@ -363,7 +364,7 @@ def test_a_wrong_pass_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
         return result
 
     with monkeypatch.context() as patch:
-        patch.setattr(kernel_check, "lower", swap)
+        patch.setattr(verification, "lower", swap)
         patch.setattr(pipelines, "lower", lambda gm, after_each: swap(gm))
         program = qcompile.compile(converted(), target="cpu")
         report = qcompile.verify(program, converted(), images(20))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import json
 import os
@@ -10,14 +11,13 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from toy_library import affine_info, affine_library, affine_program, pair_program
+from toy_library import affine_info, affine_program, pair_program
 
 import qcompile
 from qcompile import QCompileError
@@ -156,11 +156,24 @@ def archive(**members: bytes) -> bytes:
     return buffer.getvalue()
 
 
+GOOD = pack(affine_info(), [b"code"]).data
+
+
 def with_head(**change: Any) -> bytes:
     """A program's file with another program.json."""
-    with zipfile.ZipFile(io.BytesIO(pack(affine_info(), b"code"))) as file:
+    with zipfile.ZipFile(io.BytesIO(GOOD)) as file:
         head = json.loads(file.read("program.json"))
-    return archive(program_json=json.dumps({**head, **change}).encode(), library_so=b"code")
+    return archive(program_json=json.dumps({**head, **change}).encode(), generic_so=b"code")
+
+
+def with_body(**change: Any) -> bytes:
+    """The same by somebody who knows how: the digest of program.json fits."""
+    with zipfile.ZipFile(io.BytesIO(GOOD)) as file:
+        head = json.loads(file.read("program.json"))
+    body = {name: {**head, **change}[name] for name in ("info", "libraries")}
+    text = json.dumps(body, sort_keys=True, indent=1, ensure_ascii=False)
+    digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+    return with_head(**body, sha256=digest)
 
 
 def bomb() -> bytes:
@@ -170,7 +183,7 @@ def bomb() -> bytes:
     return buffer.getvalue()
 
 
-GOOD = pack(affine_info(), b"code")
+LIBRARY = {"name": "generic.so", "size": 4, "sha256": hashlib.sha256(b"code").hexdigest()}
 
 
 @pytest.mark.parametrize(
@@ -182,24 +195,29 @@ GOOD = pack(affine_info(), b"code")
         (GOOD[: len(GOOD) // 2], "the file is truncated, or something was added to it"),
         (GOOD + b"more", "the file is truncated, or something was added to it"),
         (GOOD[:4] + GOOD[-22:], "truncated or damaged ("),
-        (GOOD.replace(b"library.so", b"library.sx"), "holds program.json, library.sx instead of"),
+        (GOOD.replace(b"generic.so", b"generic.sx"), "holds program.json, generic.sx instead of"),
         (archive(a_txt=b"hello"), "a zip archive without one program.json"),
         (archive(program_json=b"{"), "program.json is damaged (Expecting"),
         (archive(program_json=b"[" * 100000), "program.json is damaged ("),
         (archive(program_json=b"\xff"), "program.json is damaged ("),
         (archive(program_json=b"[]"), "this is no qcompile program"),
         (archive(program_json=b'{"format": "other"}'), "this is no qcompile program"),
-        (with_head(version=2), "the file has format version 2, this qcompile reads up to 1"),
+        (with_head(version=3), "the file has format version 3, this qcompile reads up to 2"),
         (with_head(version="1"), "program.json is damaged (version '1')"),
         (with_head(version=True), "program.json is damaged (version True)"),
-        (with_head(info={}), "program.json is damaged (program lacks "),
-        (with_head(library={}), "program.json is damaged ('size')"),
-        (with_head(library=[]), "program.json is damaged ("),
-        (with_head(library={"size": 4, "sha256": "0" * 64}), "its SHA-256 differs"),
-        (
-            archive(program_json=b'{"format": "qcompile program", "version": 1}', more_so=b""),
-            "holds program.json, more.so instead of program.json, library.so",
-        ),
+        (with_head(info={}), "program.json is damaged (its SHA-256 differs)"),
+        (with_head(sha256=None), "program.json is damaged (its SHA-256 differs)"),
+        (with_body(info={}), "program.json is damaged (program lacks "),
+        (with_body(info="\ud800"), "damaged ("),
+        (with_body(libraries=[]), "damaged (its libraries are not those of its variants)"),
+        (with_body(libraries=7), "program.json is damaged ("),
+        (with_body(libraries=[7]), "program.json is damaged ("),
+        (with_body(libraries=[{**LIBRARY, "name": "a.so"}]), "are not those of its variants"),
+        (with_body(libraries=[{**LIBRARY, "size": 5}]), "generic.so is not the one that was saved"),
+        (with_body(libraries=[{**LIBRARY, "sha256": "0" * 64}]), "saved: its SHA-256 differs"),
+        (with_head(version=1, info={}), "program.json is damaged ('library')"),
+        (with_head(version=1, library=[]), "program.json is damaged ("),
+        (with_head(version=1, library={"size": 4, "sha256": ""}, info=3), "program is no object"),
         (bomb(), "program.json claims 68,157,440 bytes in 6"),
     ],
 )
@@ -220,29 +238,9 @@ def test_not_readable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "cannot read the file: Not a directory" in message
 
 
-def test_another_machine(tmp_path: Path) -> None:
-    path = tmp_path / "net.qcp"
-    Program(replace(affine_info(), machine="riscv64"), affine_library()).save(path)
-    message = says(lambda: qcompile.load(path))
-    assert message.startswith(f"{path}: compiled for riscv64, this machine is ")
-    assert 'qcompile.compile(..., target="cpu") here' in message
-
-
-def test_missing_instructions(tmp_path: Path) -> None:
-    path = tmp_path / "net.qcp"
-    info = replace(affine_info(), arch="future", features=("sse4.2", "avx9000f", "+teleport"))
-    program = Program(info, affine_library())
-    program.save(path)
-    for run in (lambda: qcompile.load(path), lambda: program(X)):
-        message = says(run)
-        assert "compiled for future, with instructions that this machine lacks: " in message
-        assert "avx9000f, +teleport" in message
-        assert "sse4.2" not in message
-
-
 def test_a_library_that_does_not_load(tmp_path: Path) -> None:
     path = tmp_path / "net.qcp"
-    Program(affine_info(), b"no library").save(path)
+    Program(pack(affine_info(), [b"no library"])).save(path)
     assert "the program's library cannot be loaded: " in says(lambda: qcompile.load(path))
 
 

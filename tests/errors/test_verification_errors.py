@@ -15,6 +15,8 @@ from torch.fx import GraphModule
 import qcompile
 from qcompile import QCompileError
 from qcompile.program import Program
+from qcompile.program_file import pack
+from qcompile.program_info import KernelInfo
 
 X = torch.randn(4, 8)
 
@@ -94,17 +96,21 @@ def test_inputs_that_do_not_fit(inputs: Any, message: str) -> None:
     assert message in says(lambda: qcompile.verify(program(), converted(), inputs))
 
 
+def with_kernels(kernels: tuple[KernelInfo, ...]) -> Program:
+    """The program, with other things said about it."""
+    variant = replace(program().variant, kernels=kernels)
+    return Program(pack(replace(program().info, variants=(variant,)), [program().library_bytes]))
+
+
 def test_kernels_that_the_graph_does_not_have() -> None:
-    kernels = tuple(replace(k, nodes=("nothing_like_it",)) for k in program().info.kernels)
-    other = Program(replace(program().info, kernels=kernels), program().library_bytes)
-    message = says(lambda: qcompile.verify(other, converted(), X))
+    kernels = tuple(replace(k, nodes=("nothing_like_it",)) for k in program().variant.kernels)
+    message = says(lambda: qcompile.verify(with_kernels(kernels), converted(), X))
     assert "computes nothing_like_it, which the lowered graph does not have" in message
     assert "the version of qcompile that verifies it" in message
 
 
 def test_kernels_that_do_not_run() -> None:
-    first, *rest = program().info.kernels
+    first, *rest = program().variant.kernels
     kernels = (replace(first, name="nobody"), *rest)
-    other = Program(replace(program().info, kernels=kernels), program().library_bytes)
-    message = says(lambda: qcompile.verify(other, converted(), X))
+    message = says(lambda: qcompile.verify(with_kernels(kernels), converted(), X))
     assert "the program did not run its kernel nobody" in message
