@@ -34,7 +34,7 @@ class Program:
             archive: the file, see `qcompile.program_file`.
             arch: the variant to run; if None, the best that this machine can.
         """
-        self.archive = archive
+        self._archive = archive
         self.arch: Final = arch
         self._arguments = Arguments(archive.info.inputs)
         self._loaded: Library | None = None
@@ -87,7 +87,7 @@ class Program:
     @property
     def info(self) -> ProgramInfo:
         """Inputs, outputs, layers, variants, target, versions."""
-        return self.archive.info
+        return self._archive.info
 
     @property
     def variant(self) -> Variant:
@@ -96,7 +96,7 @@ class Program:
         Raises:
             QCompileError: this machine can run none, or not the one that was asked for.
         """
-        return choose(self.info, self.arch, self.archive.where)
+        return choose(self.info, self.arch, self._archive.where)
 
     def runnable(self) -> tuple[Program, ...]:
         """The program as each variant that this machine can run, the best first.
@@ -112,19 +112,19 @@ class Program:
 
     def as_variant(self, arch: str) -> Program:
         """The same program, run as the variant of this name."""
-        program = Program(self.archive, arch)
+        program = Program(self._archive, arch)
         program.num_threads = self._num_threads
         return program
 
     @property
     def library_bytes(self) -> bytes:
         """The chosen variant's library, unpacked."""
-        return self.archive.library(self.variant)
+        return self._archive.library(self.variant)
 
     @property
     def size(self) -> int:
         """Size of the program's file, in bytes."""
-        return len(self.archive.data)
+        return len(self._archive.data)
 
     @property
     def num_threads(self) -> int:
@@ -150,7 +150,7 @@ class Program:
         Raises:
             QCompileError: the file cannot be written; one that was there is untouched.
         """
-        write(path, self.archive.data)
+        write(path, self._archive.data)
 
     def __repr__(self) -> str:
         info = self.info
