@@ -62,6 +62,19 @@ _EMITTED = {
     "mops": "mops",
 }
 
+# What LLVM is not to emit, since nothing asks for it where a program is loaded. All that it might
+# emit, and that is in neither table, is part of every processor of the family.
+_NEVER = frozenset(
+    "sse4a fma4 xop tbm lwp crc32 cx16 sahf pclmul vpclmulqdq aes vaes sha sha512 sm3 sm4 adx prfchw "
+    "prefetchi movrs movdiri movdir64b cmpccxadd avx512bf16 avx512vp2intersect avxifma "
+    "avxneconvert avxvnniint8 avxvnniint16 avx10.1 avx10.2 egpr ndd nf ccmp zu ppx push2pop2 "
+    "branch-hint "
+    # AArch64
+    "sha2 sve-aes sve-sha3 sve-sm4 sve-bitperm sve-b16b16 crc lse lse2 rcpc rcpc-immo rcpc3 jsconv "
+    "complxnum fptoint faminmax fp8 fp8fma fp8dot2 fp8dot4 lut sme sme2 sme2p1 flagm altnzcv hbc "
+    "ls64 pauth".split()
+)
+
 # What LLVM takes as the triple of a family that is not this machine's.
 _TRIPLES = {"x86_64": "x86_64-linux-gnu", "aarch64": "aarch64-linux-gnu"}
 _SPELLINGS = {"amd64": "x86_64", "arm64": "aarch64"}
@@ -91,6 +104,11 @@ class Machine:
     registers: int
     dot: str
 
+    @property
+    def fuses(self) -> bool:
+        """Whether it multiplies and adds in one instruction, of one rounding."""
+        return self.family != "x86_64" or "fma" in self.features
+
 
 def machine_of(target: Target) -> Machine:
     """Describe the processor of a target; no name means this machine's.
@@ -104,12 +122,12 @@ def machine_of(target: Target) -> Machine:
     if family != host_family():
         options["mtriple"] = _TRIPLES[family]
     has = {str(f) for f in llvm.llvm_get_cpu_features(tvm.target.Target(options))}
-    mattr: list[str] = []
+    off = has & _NEVER
     if not target.arch:
         # Virtual machines hide instructions of the processor that they name.
-        hidden = {f for f in has & _EMITTED.keys() if _EMITTED[f] not in cpuinfo.flags()}
-        mattr = sorted(f"-{feature}" for feature in hidden)
-        has -= hidden
+        off |= {f for f in has & _EMITTED.keys() if _EMITTED[f] not in cpuinfo.flags()}
+    has -= off
+    mattr = sorted(f"-{feature}" for feature in off)
     lanes = 16 if {"avx512f", "avx512bw"} <= has else 8 if "avx2" in has else 4
     return Machine(
         target=tvm.target.Target({**options, **({"mattr": mattr} if mattr else {})}),
@@ -146,7 +164,8 @@ def _family(arch: str) -> str:
 
 def _dot(family: str, has: set[str], lanes: int) -> str:
     if family == "x86_64":
-        return "quad" if lanes == 16 and "avx512vnni" in has else "pair"
+        vnni = "avx512vnni" if lanes == 16 else "avxvnni"
+        return "quad" if vnni in has else "pair"
     if family != "aarch64":
         return "single"
     return "mixed quad" if "i8mm" in has else "signed quad" if "dotprod" in has else "byte pair"

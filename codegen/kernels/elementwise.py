@@ -14,6 +14,7 @@ from qcompile.codegen import expr as e
 from qcompile.codegen.expr import Expr
 from qcompile.codegen.groups import arguments
 from qcompile.codegen.math import erf, exp, tanh
+from qcompile.codegen.quotient import reciprocal
 from qcompile.codegen.writer import Point, Rule, Writer
 
 _aten, _dialect = torch.ops.aten, torch.ops.qcompile
@@ -33,7 +34,16 @@ def _sign(w: Writer, node: Node, p: Point) -> Expr:
 
 def _quantize(w: Writer, node: Node, p: Point) -> Expr:
     x, scale, zero_point, qmin, qmax = arguments(node)
-    level = e.round_even(w.read(x, p) / w.scalar(scale)) + w.scalar(zero_point)
+    parts = None
+    if w.machine.fuses:
+        parts = reciprocal(scale, qmin - zero_point, qmax - zero_point)
+    value = w.read(x, p)
+    if parts is None:
+        quotient = value / w.scalar(scale)
+    else:
+        major, minor = (e.splat(w.scalar(part), e.lanes(value)) for part in parts)
+        quotient = e.call("llvm.fma", value, major, e.fence(value * minor))
+    level = e.round_even(quotient) + w.scalar(zero_point)
     return e.cast(e.clamp(level, qmin, qmax), w.layout(node).dtype)
 
 
