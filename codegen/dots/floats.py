@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 from tvm.tirx.script import builder as tb
@@ -15,6 +15,12 @@ from qcompile.codegen.writer import Point, Writer
 
 T = TypeVar("T")
 Load = Callable[[int, int], Expr]
+
+
+class LoadWeight(Protocol):
+    """Loads the weights of (vector, step), or one of so many parts of them."""
+
+    def __call__(self, vector: int, step: int, part: int = 0, parts: int = 1) -> Expr: ...
 
 
 class Register:
@@ -52,7 +58,7 @@ class Sums:
         """Something for each pixel and vector, `[pixels][vectors]`."""
         return [[make() for _ in range(self.vectors)] for _ in range(self.pixels)]
 
-    def add(self, count: int, x: Load, weight: Load) -> None:
+    def add(self, count: int, x: Load, weight: LoadWeight) -> None:
         """Add the products of some steps.
 
         Args:
@@ -91,12 +97,14 @@ class Dot:
     sums = "float32"
     prepares = False  # whether `prepare` does anything
     registers = 1  # that the sums of a vector need
+    live = 1  # registers with weights of a vector at a time
+    fold = 1  # output channels that share a lane of 32 bits while products are added
     together = 1  # steps that are written out one after another, if there are so many
 
     def prepare(self, x: Expr) -> Expr:
         return x
 
-    def start(self, lanes: int, pixels: int, vectors: int) -> Sums:
+    def start(self, w: Writer, lanes: int, pixels: int, vectors: int) -> Sums:
         """Sums of 0, in registers from here on."""
         return Sums(self, lanes, pixels, vectors)
 

@@ -64,6 +64,7 @@ class QuadDot(Dot):
     """
 
     lift: int = 0
+    least = 0  # that an activation can be once it is lifted
     unit = 4
     element = "uint8"
     sums = "int32"

@@ -16,7 +16,13 @@ from torch.fx import Node
 
 from qcompile.codegen.dots.floats import Dot
 from qcompile.codegen.dots.integers import PairDot, QuadDot, SingleDot
-from qcompile.codegen.dots.signs import methods, sign_dot
+from qcompile.codegen.dots.methods import methods, sign_dot
+from qcompile.codegen.dots.neon import (
+    BytePairDot,
+    MixedQuadDot,
+    SignedQuadDot,
+    TwoBytePairsDot,
+)
 from qcompile.codegen.groups import arguments, sizes
 from qcompile.codegen.machine import Machine
 from qcompile.codegen.writer import Writer
@@ -71,7 +77,7 @@ def contraction_of(w: Writer, machine: Machine, method: str | None = None) -> Co
     """Read a group's convolution or matrix product.
 
     Args:
-        method: how signs are counted (`dots.signs.methods`); None takes the best.
+        method: how signs are counted (`dots.methods.methods`); None takes the best.
 
     Raises:
         QCompileError: a rank or an option that is not compiled.
@@ -143,15 +149,30 @@ def _integer_conv(w: Writer, node: Node, machine: Machine) -> Contraction:
     )
 
 
+# By how a machine sums products of bytes, and how activations lie: the dot, and what is added to them.
+_OF_BYTES: dict[tuple[str, str], tuple[type[QuadDot], int]] = {
+    ("quad", "uint8"): (QuadDot, 0),
+    ("quad", "int8"): (QuadDot, 128),
+    ("mixed quad", "uint8"): (MixedQuadDot, 0),
+    ("mixed quad", "int8"): (SignedQuadDot, 0),
+    ("signed quad", "uint8"): (SignedQuadDot, -128),
+    ("signed quad", "int8"): (SignedQuadDot, 0),
+    ("byte pair", "uint8"): (TwoBytePairsDot, -128),
+    ("byte pair", "int8"): (TwoBytePairsDot, 0),
+}
+
+
 def _integer_dot(machine: Machine, dtype: str, weight: Tensor, zero: int, pad: int) -> Dot:
-    lift = 128 if dtype == "int8" else 0
+    form, lift = _OF_BYTES.get((machine.dot, dtype), (None, 0))
     stored = zero + pad + lift
-    if machine.dot == "quad" and weight.dtype is torch.int8 and 0 <= stored <= 255:
+    if form and weight.dtype is torch.int8 and form.least <= stored <= form.least + 255:
         rows = weight.reshape(weight.shape[0] * weight.shape[1], -1)
+        if form is TwoBytePairsDot and int(rows.min()) == -128:
+            form = BytePairDot
         taken_back = -(lift + zero) * rows.to(torch.int64).sum(1)
         bias = taken_back.to(torch.int32) if lift + zero else None
-        return QuadDot(stored, bias, lift=lift)
-    return (SingleDot if machine.dot == "single" else PairDot)(pad, zero_point=zero)
+        return form(stored, bias, lift=lift)
+    return (PairDot if machine.dot in ("quad", "pair") else SingleDot)(pad, zero_point=zero)
 
 
 def _float_conv(w: Writer, node: Node) -> Contraction:

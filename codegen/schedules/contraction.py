@@ -84,6 +84,8 @@ class _Body:
         c, width = self._c, self._tile.pixels
         n, *outer, group, piece = split(index, [*c.outputs[:-1], c.groups, self._pieces])
         rows = self._rows.fill(n, tuple(outer), group)
+        size = self._tile.pixels * self._tile.channels
+        self._scratch = tb.alloc_buffer((size,), c.dot.sums, scope="global")
         whole, rest = divmod(c.outputs[-1], width)
         if whole:
             with tb.serial(whole) as column:
@@ -112,7 +114,7 @@ class _Body:
         vectors = -(-channels // lanes)
         sums = self._sums(spot, vector, vectors)
         width = vectors * lanes
-        scratch = tb.alloc_buffer((spot.pixels * width,), c.dot.sums, scope="global")
+        scratch = self._scratch
         for p, v in itertools.product(range(spot.pixels), range(vectors)):
             at = p * width + v * lanes
             for total in sums.totals(p, v):
@@ -127,13 +129,13 @@ class _Body:
                 w.anchor = partial(c.dot.finish, w, total)
                 w.finish(Point(spot.n, place, first + start, some))
 
-    def _sums(self, spot: _Spot, vector: Expr, vectors: int) -> Sums:
+    def _sums(self, spot: _Spot, start: Expr, vectors: int) -> Sums:
         """The sums of a tile."""
         dot, lanes = self._c.dot, self._tile.lanes
-        sums = dot.start(lanes, spot.pixels, vectors)
+        sums = dot.start(self._w, lanes, spot.pixels, vectors)
         size = lanes * dot.unit
         column_of_weights = self._taps * self._run * size
-        block = e.bind((spot.group * self._wide + vector) * column_of_weights)
+        block = e.bind((spot.group * self._wide + start) * column_of_weights)
 
         def steps(tap: Expr, first: Expr, count: int) -> None:
             """Add so many steps from one of a tap on, perhaps with those of the taps that follow."""
@@ -144,9 +146,9 @@ class _Body:
                 offset = (first + r) * dot.unit
                 return e.bind(spot.rows.load(tap + over, spot.column + p, offset))
 
-            def weight(v: int, i: int) -> Expr:
-                start = at + (v * column_of_weights + i * size)
-                return e.bind(self._weights[tirx.Ramp(start, 1, size)])
+            def weight(vector: int, step: int, part: int = 0, parts: int = 1) -> Expr:
+                place = at + (vector * column_of_weights + step * size + part * size // parts)
+                return e.bind(self._weights[tirx.Ramp(place, 1, size // parts)])
 
             sums.add(count, x, weight)
 
@@ -164,7 +166,8 @@ class _Body:
         if taps * run <= together:
             steps(zero, zero, taps * run)
             return
-        together = min(together, run)
+        together = -(-run // -(-run // together))
+        together += together % 2 if together < run else 0
         most = capacity // together * together  # steps of a tap between two flushes
         per_flush = max(1, capacity // run) if run <= most else 1  # taps between two flushes
 

@@ -29,22 +29,74 @@ class Tile:
     def channels(self) -> int:
         return self.lanes * self.vectors
 
+    def __str__(self) -> str:
+        return f"{self.lanes}x{self.vectors}x{self.pixels}"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One way to compute a contraction.
+
+    Attributes:
+        method: how signs are counted (`dots.signs.methods`); None where there is only one way.
+        tile: what stays in registers.
+    """
+
+    method: str | None
+    tile: Tile
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.tile}" if self.method else str(self.tile)
+
 
 def tile_of(c: Contraction, machine: Machine, *, packs: bool, spare: int = 4) -> Tile:
     """A tile whose sums, weights and `spare` other values fit in the registers."""
     outputs, width = c.weight.shape[1], c.outputs[-1]
-    lanes = next((n for n in (4, 8, 16) if n >= outputs or n == machine.lanes), 4)
-    lanes = min(lanes, machine.lanes)
+    lanes = c.dot.fold * min(
+        next((n for n in (4, 8, 16) if n * c.dot.fold >= outputs), machine.lanes), machine.lanes
+    )
     wide = -(-outputs // lanes)
     if packs:
-        vectors = CHUNK // lanes
+        vectors = max(CHUNK // lanes, min(wide, c.dot.fold // 2))
     elif width == 1:
         vectors = min(wide, 8)  # a single pixel: as many independent sums as hide an addition
     else:
         vectors = min(wide, 2)
-    most = min(
-        max(1, (machine.registers - spare - vectors) // vectors),
-        (_STACK - 1) // (4 * lanes * vectors),
-    )
+    free = machine.registers - spare - vectors * c.dot.live
+    most = max(1, free // (vectors * c.dot.registers))
     tiles = -(-width // most)
     return Tile(lanes, vectors, -(-width // tiles))
+
+
+def candidates(
+    c: Contraction, machine: Machine, *, packs: bool, limit: int = 24
+) -> tuple[Tile, ...]:
+    """Tiles that are worth a trial: the default one, then `limit` others, the likeliest first.
+
+    All of them compute the same, and keep their sums in registers.
+    """
+    default = tile_of(c, machine, packs=packs)
+    outputs, width = c.weight.shape[1], c.outputs[-1]
+    halved = default.lanes // 2
+    halves = 4 <= halved < machine.lanes and outputs % default.lanes
+    lanes_of = [default.lanes, *([halved] if halves else [])]
+    found: dict[Tile, int] = {}
+    for lanes in lanes_of:
+        step = CHUNK // lanes if packs else 1  # a word of signs is written by one tile
+        for vectors in range(step, max(step, min(-(-outputs // lanes), 8)) + 1, step):
+            for pixels in range(1, width + 1):
+                tile = Tile(lanes, vectors, pixels)
+                held = vectors * (pixels * c.dot.registers + c.dot.live) + 1
+                if held <= machine.registers and 4 * tile.channels * pixels < _STACK:
+                    found[tile] = _cost(c, tile)
+    likely = sorted(found, key=lambda tile: found[tile])
+    return (default, *[tile for tile in likely if tile != default][:limit])
+
+
+def _cost(c: Contraction, tile: Tile) -> int:
+    """Instructions for a step of one row, about: products, and loads that all of them share.
+
+    Fewer than eight sums leave the units waiting for the result of the addition before.
+    """
+    tiles = -(-c.weight.shape[1] // tile.channels) * -(-c.outputs[-1] // tile.pixels)
+    return tiles * (2 * max(8, tile.vectors * tile.pixels) + tile.vectors + tile.pixels)

@@ -1,0 +1,47 @@
+"""Which way of counting signs a machine takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from torch import Tensor
+
+from qcompile.codegen.dots.byte_counts import can_shuffle
+from qcompile.codegen.dots.carry_save import CarrySaveDot
+from qcompile.codegen.dots.lookup import MOST_WORDS, LookupDot
+from qcompile.codegen.dots.neon import CountBytesDot, CountDot
+from qcompile.codegen.dots.signs import XnorDot
+from qcompile.codegen.machine import Machine
+
+_SHORT = 24  # words, up to which counting the planes costs more than their adders save
+
+_METHODS: dict[str, Callable[..., XnorDot]] = {
+    "popcount": XnorDot,
+    "carry-save": CarrySaveDot,
+    "carry-save-bytes": partial(CarrySaveDot, planes=4, in_bytes=True),
+    "lookup": LookupDot,
+    "count": CountDot,
+    "count-bytes": CountBytesDot,
+}
+
+
+def methods(machine: Machine, words: int) -> tuple[str, ...]:
+    """Ways to count on a machine the places that differ in so many words; the best comes first."""
+    found: list[str] = []
+    if machine.family == "aarch64":
+        dotprod = "asimddp" in machine.features
+        return (*(("count",) if dotprod else ()), "count-bytes", "popcount")
+    ternary = {"avx512f", "avx512vl"} <= set(machine.features)
+    if ternary and "avx512_vpopcntdq" in machine.features:
+        found.append("carry-save")
+    elif ternary and can_shuffle(machine):
+        found.append("carry-save-bytes")
+    if can_shuffle(machine) and words <= MOST_WORDS:
+        found.insert(0 if words <= _SHORT and "carry-save" not in found else len(found), "lookup")
+    return (*found, "popcount")
+
+
+def sign_dot(method: str, fill: Tensor, k: int) -> XnorDot:
+    """The dot of a method; `k` places are compared, `fill` is `[W]`."""
+    return _METHODS[method](fill, k=k)
