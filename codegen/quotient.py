@@ -23,10 +23,13 @@ def reciprocal(scale: float, low: int, high: int) -> tuple[float, float] | None:
     rises; and they agree on all values around each place where the right side takes a step.
 
     Args:
-        scale: the exact value of a float32, above 0.
+        scale: above 0; its nearest float32 is what counts.
     """
     with np.errstate(all="ignore"):
-        exact = 1 / Fraction(scale)
+        divisor = np.float32(scale)
+        if not divisor > 0:
+            return None
+        exact = 1 / Fraction(float(divisor))
         major = np.float32(float(exact))
         if not _NORMAL <= major < np.inf:
             return None
@@ -37,9 +40,9 @@ def reciprocal(scale: float, low: int, high: int) -> tuple[float, float] | None:
         minor = np.float32(rest)
         if minor < _NORMAL:
             return None
-        steps = (np.arange(low, high, dtype=np.float64) + 0.5) * scale
+        steps = (np.arange(low, high, dtype=np.float64) + 0.5) * float(divisor)
         x = _around(steps.astype(np.float32))
-        wanted = np.rint(x / np.float32(scale))
+        wanted = np.rint(x / divisor)
         got = np.rint(_fma(x, major, x * minor))
         level = np.arange(low, high)[:, None]
         stepped = bool((wanted[:, :1] <= level).all() and (wanted[:, -1:] > level).all())
