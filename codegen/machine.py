@@ -114,7 +114,8 @@ def machine_of(target: Target) -> Machine:
     """Describe the processor of a target; no name means this machine's.
 
     Raises:
-        QCompileError: LLVM does not know the processor; or Linux does not say what this one has.
+        QCompileError: LLVM does not know the processor, or it has 32 bits; or Linux does not say
+            what this one has.
     """
     arch = target.arch or str(llvm.llvm_get_system_cpu())
     family = _family(arch) if target.arch else host_family()
@@ -122,6 +123,8 @@ def machine_of(target: Target) -> Machine:
     if family != host_family():
         options["mtriple"] = _TRIPLES[family]
     has = {str(f) for f in llvm.llvm_get_cpu_features(tvm.target.Target(options))}
+    if family == "x86_64" and "64bit" not in has:  # at which LLVM ends the process
+        raise QCompileError(f"{arch} is a 32-bit processor", hint=_suggestion(arch))
     off = has & _NEVER
     if not target.arch:
         # Virtual machines hide instructions of the processor that they name.

@@ -12,8 +12,19 @@ PORTABLE = "portable"
 # The processors whose code a portable program holds, the best first: each has instructions that the
 # kernels use and those below it lack. By family, as `platform.machine()` spells it.
 VARIANTS = {
-    "x86_64": ("icelake-server", "cascadelake", "skylake-avx512", "haswell", "x86-64-v2"),
-    "aarch64": ("generic",),
+    "x86_64": (
+        "icelake-server",  # VPOPCNTDQ
+        "cascadelake",  # AVX-512 VNNI
+        "skylake-avx512",  # AVX-512
+        "alderlake",  # AVX-VNNI
+        "haswell",  # AVX2
+        "x86-64-v2",  # SSE4.2
+    ),
+    "aarch64": (
+        "ampere1",  # I8MM
+        "neoverse-n1",  # DotProd
+        "generic",  # NEON
+    ),
 }
 
 
