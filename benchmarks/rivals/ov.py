@@ -1,4 +1,4 @@
-"""OpenVINO: float, int8 from ONNX Runtime's quantized model, and Bi-Real Net with binary layers."""
+"""OpenVINO: float, int8 from ONNX Runtime's quantized model, and chains of binary convolutions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rivals import onnx_model
 from rivals.entrant import Call, Entrant, Unavailable
 
-FP32, INT8 = "OpenVINO fp32", "OpenVINO int8"
+FP32, INT8, BINARY = "OpenVINO fp32", "OpenVINO int8", "OpenVINO 1 bit"
 
 
 def entrants(model: nn.Module, calibration: Sequence[Tensor], threads: int) -> list[Entrant]:
@@ -36,16 +36,52 @@ def _int8(model: nn.Module, calibration: Sequence[Tensor], threads: int, x: Tens
 
 
 def openvino() -> Any:
-    """The package.
+    """The package, with its operations.
 
     Raises:
         Unavailable: it is not installed.
     """
     try:
         import openvino
+        import openvino.opset13
     except ImportError as error:
         raise Unavailable("openvino is not installed") from error
     return openvino
+
+
+def binary_chain(count: int, threads: int) -> Entrant:
+    """So many 3 x 3 BinaryConvolutions after one another, as many outputs as channels."""
+    note = "BinaryConvolution, xnor-popcount, zero padding"
+    return Entrant(BINARY, partial(_binary_chain, count, threads), note)
+
+
+def _binary_chain(count: int, threads: int, x: Tensor) -> Call:
+    ov = openvino()
+    graph = ov.opset13.parameter(list(x.shape), np.float32)
+    channels, random = x.shape[1], np.random.default_rng(0)
+    value = graph
+    for _ in range(count):
+        high = random.integers(0, 2, (channels, channels, 3, 3), dtype=np.uint8)
+        value = binary_convolution(ov, value, np.zeros(channels, np.float32), high)
+    return run(ov.Model([value], [graph], "chain"), x.numpy(), threads, precision="f32")
+
+
+def binary_convolution(ov: Any, value: Any, tau: Any, high: np.ndarray[Any, Any]) -> Any:
+    """`conv(sign(value - tau), 2 * high - 1)`, 3 x 3, padded by one zero.
+
+    Args:
+        tau: float32 `[C]`.
+        high: uint8 `[O, C, 3, 3]` of 0 and 1.
+    """
+    op = ov.opset13
+    at = op.constant(np.reshape(tau, (1, -1, 1, 1)).astype(np.float32))
+    low, one = op.constant(np.float32(0)), op.constant(np.float32(1))
+    signs = op.fake_quantize(value, at, at, low, one, 2)
+    # The constructor packs the first bit highest, the kernel reads it lowest.
+    flipped = np.unpackbits(np.packbits(high.reshape(-1), bitorder="little")).reshape(high.shape)
+    weight = op.constant(flipped, dtype=ov.Type.u1)
+    ones = [1, 1]
+    return op.binary_convolution(signs, weight, ones, ones, ones, ones, "xnor-popcount", 0.0)
 
 
 def _read(made: Any, x: Tensor) -> Any:
