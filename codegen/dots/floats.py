@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
+from torch.fx import Node
 from tvm.tirx.script import builder as tb
 
 from qcompile.codegen import expr as e
@@ -15,6 +16,7 @@ from qcompile.codegen.writer import Point, Writer
 
 T = TypeVar("T")
 Load = Callable[[int, int], Expr]
+Finish = Callable[[Expr, Point], Expr]
 
 
 class LoadWeight(Protocol):
@@ -95,11 +97,15 @@ class Dot:
     unit = 1  # neighbouring activations that one step multiplies
     element = "float32"  # in which activations lie, once prepared
     sums = "float32"
-    prepares = False  # whether `prepare` does anything
     registers = 1  # that the sums of a vector need
     live = 1  # registers with weights of a vector at a time
     fold = 1  # output channels that share a lane of 32 bits while products are added
     together = 1  # steps that are written out one after another, if there are so many
+
+    @property
+    def prepares(self) -> bool:
+        """Whether `prepare` does anything."""
+        return False
 
     def prepare(self, x: Expr) -> Expr:
         return x
@@ -119,7 +125,9 @@ class Dot:
         """Add the products; x is `unit` activations, weight a vector of `unit * lanes`."""
         return total + x * weight
 
-    def finish(self, w: Writer, total: Expr, p: Point) -> Expr:
-        if self.bias is None:
-            return total
-        return total + w.constant(self.bias, p.channels)
+    def finish(self, w: Writer) -> tuple[Node, Finish]:
+        """Which node's value is found of the sums, and how."""
+        bias = self.bias
+        if bias is None:
+            return w.group.anchor, lambda total, p: total
+        return w.group.anchor, lambda total, p: total + w.constant(bias, p.channels)

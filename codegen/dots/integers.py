@@ -18,7 +18,10 @@ class SingleDot(Dot):
     zero_point: int = 0
     element = "int16"
     sums = "int32"
-    prepares = True
+
+    @property
+    def prepares(self) -> bool:
+        return True
 
     def prepare(self, x: Expr) -> Expr:
         return e.cast(x, "int16") - e.const(self.zero_point, "int16")
@@ -68,7 +71,10 @@ class QuadDot(Dot):
     unit = 4
     element = "uint8"
     sums = "int32"
-    prepares = True
+
+    @property
+    def prepares(self) -> bool:
+        return self.lift != 0
 
     def prepare(self, x: Expr) -> Expr:
         if not self.lift:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch.nn.functional as F
@@ -25,10 +25,13 @@ from qcompile.codegen.expr import Expr
 from qcompile.codegen.kernels.contraction import Contraction
 from qcompile.codegen.schedules.loops import chunks, each_task, split
 from qcompile.codegen.schedules.rows import Rows, rows_of
-from qcompile.codegen.schedules.tile import Tile
+from qcompile.codegen.schedules.tile import Tile, tile_of
 from qcompile.codegen.writer import Point, Writer
 
 _TASKS = 16  # pieces of one sample, if it is large: enough for the threads of a desktop
+_CACHED = 1 << 20  # bytes of weights that stay in a core's second cache, beside activations
+_BATCHED_FROM = 1 << 14  # steps of a matrix product that is worth code of its own for batches
+_MANY = 1 << 10  # samples, more than any tile has
 
 
 def pack_weight(c: Contraction, lanes: int, *, merged: bool) -> Tensor:
@@ -42,19 +45,45 @@ def pack_weight(c: Contraction, lanes: int, *, merged: bool) -> Tensor:
     return c.dot.pack(rows.permute(0, 1, 3, 4, 2, 5).contiguous())
 
 
-def pieces_of(blocks: int, lines: int, work: int) -> int:
-    """Into how many parts the channels of a line are divided, so that threads have enough to do."""
+def pieces_of(blocks: int, lines: int, work: int, weight_bytes: int = 0) -> int:
+    """Into how many parts the channels are divided.
+
+    Threads shall have enough to do, and the weights of a part stay in the cache from line to line.
+    """
     wanted = min(-(-_TASKS // lines), max(1, work // (1 << 16)))
+    wanted = max(wanted, -(-weight_bytes // _CACHED))
     return max((d for d in range(1, blocks + 1) if blocks % d == 0 and d <= wanted), default=1)
 
 
 def schedule(w: Writer, c: Contraction, tile: Tile) -> None:
     """Write the whole contraction with what follows it."""
-    lines = math.prod(c.outputs[:-1]) * c.groups
     work = c.steps * c.groups * c.weight.shape[1] * math.prod(c.outputs) // c.dot.unit
-    pieces = pieces_of(c.weight.shape[1] // tile.channels, lines, work)
-    body = _Body(w, c, tile, pieces)
-    each_task(w, lines * pieces, work, body.task)
+    if w.layout(w.group.anchor).spatial or work < _BATCHED_FROM:
+        _Body(w, c, tile, work).write()
+        return
+    width = tile_of(_of_batch(c, _MANY), w.machine, packs=w.group.packs).pixels
+    _matrix(w, c, tile, work, [width, -(-width // 2)])
+
+
+def _of_batch(c: Contraction, samples: int) -> Contraction:
+    """A matrix product of several samples: they lie one after another, as the pixels of a line."""
+    return replace(c, inputs=(samples,), outputs=(samples,))
+
+
+def _matrix(w: Writer, c: Contraction, tile: Tile, work: int, widths: list[int]) -> None:
+    """A product with each weight used for several samples, where there are so many."""
+    if not widths:
+        _Body(w, c, tile, work).write()
+        return
+    width, *narrower = widths
+    wide = _of_batch(c, width)
+    body = _Body(w, wide, tile_of(wide, w.machine, packs=w.group.packs), width * work)
+    # The last tile begins early enough to be full. Twice the width: what it repeats is not much.
+    with tb.If(w.n >= (2 * width if narrower else width)):
+        with tb.Then():
+            body.write(samples=width)
+        with tb.Else():
+            _matrix(w, c, tile, work, narrower)
 
 
 @dataclass(frozen=True)
@@ -72,28 +101,47 @@ class _Spot:
 class _Body:
     """The loops of one contraction, from the outermost in."""
 
-    def __init__(self, w: Writer, c: Contraction, tile: Tile, pieces: int) -> None:
-        self._w, self._c, self._tile, self._pieces = w, c, tile, pieces
+    def __init__(self, w: Writer, c: Contraction, tile: Tile, work: int) -> None:
+        """Args: work: scalar operations of a sample, or of as many as the contraction spans."""
+        self._w, self._c, self._tile, self._work = w, c, tile, work
         self._rows = rows_of(w, c)
         packed = pack_weight(c, tile.lanes, merged=self._rows.merged)
         self._weights = w.buffer(packed)
         self._wide, self._taps, self._run = packed.shape[1:4]
+        self._lines = math.prod(c.outputs[:-1]) * c.groups
+        blocks, size = c.weight.shape[1] // tile.channels, packed.numel() * packed.element_size()
+        self._pieces = pieces_of(blocks, self._lines, work, size)
 
-    def task(self, index: Expr) -> None:
-        """One piece of the channels of one line."""
+    def write(self, samples: int = 1) -> None:
+        """All lines of all samples, so many samples at once; the batch has at least so many."""
+        count = self._w.n if samples == 1 else tirx.floordiv(self._w.n + (samples - 1), samples)
+
+        def task(index: Expr) -> None:
+            """One piece of the channels of one line. Pieces come first: their weights stay cached."""
+            piece: Expr = e.const(0, "int32")
+            if self._pieces > 1:
+                lines = e.bind(count * self._lines)
+                piece, index = e.bind(tirx.floordiv(index, lines)), tirx.floormod(index, lines)
+            n, *outer, group = split(index, [*self._c.outputs[:-1], self._c.groups])
+            if samples > 1:
+                n = e.bind(tirx.min(n * samples, self._w.n - samples))
+            self._line(n, tuple(outer), group, piece)
+
+        each_task(self._w, self._lines * self._pieces, self._work, task, count)
+
+    def _line(self, n: Expr, outer: tuple[Expr, ...], group: Expr, piece: Expr) -> None:
         c, width = self._c, self._tile.pixels
-        n, *outer, group, piece = split(index, [*c.outputs[:-1], c.groups, self._pieces])
-        rows = self._rows.fill(n, tuple(outer), group)
-        size = self._tile.pixels * self._tile.channels
+        rows = self._rows.fill(n, outer, group)
+        size = width * self._tile.channels
         self._scratch = tb.alloc_buffer((size,), c.dot.sums, scope="global")
         whole, rest = divmod(c.outputs[-1], width)
         if whole:
             with tb.serial(whole) as column:
                 at = e.bind(column * width)
-                self._blocks(_Spot(n, tuple(outer), group, rows, at, width), piece)
+                self._blocks(_Spot(n, outer, group, rows, at, width), piece)
         if rest:
             at = e.const(whole * width, "int32")
-            self._blocks(_Spot(n, tuple(outer), group, rows, at, rest), piece)
+            self._blocks(_Spot(n, outer, group, rows, at, rest), piece)
 
     def _blocks(self, spot: _Spot, piece: Expr) -> None:
         tile = self._tile
@@ -111,6 +159,7 @@ class _Body:
     def _block(self, spot: _Spot, vector: Expr, channels: int) -> None:
         """A tile of sums, then what follows for each of its pixels; `vector` counts in lanes."""
         w, c, lanes = self._w, self._c, self._tile.lanes
+        w.anchored, finish = c.dot.finish(w)
         vectors = -(-channels // lanes)
         sums = self._sums(spot, vector, vectors)
         width = vectors * lanes
@@ -123,11 +172,12 @@ class _Body:
         first = spot.group * c.weight.shape[1] + vector * lanes
         flat = not w.layout(w.group.anchor).spatial
         with tb.serial(spot.pixels) as pixel:
-            place = () if flat else (*spot.outer, spot.column + pixel)
+            column = spot.column + pixel
+            n, place = (spot.n + column, ()) if flat else (spot.n, (*spot.outer, column))
             for start, some in chunks(channels):
                 total = scratch[e.ramp(pixel * width + start, 1, some)]
-                w.anchor = partial(c.dot.finish, w, total)
-                w.finish(Point(spot.n, place, first + start, some))
+                w.anchor = partial(finish, total)
+                w.finish(Point(n, place, first + start, some))
 
     def _sums(self, spot: _Spot, start: Expr, vectors: int) -> Sums:
         """The sums of a tile."""
@@ -168,7 +218,8 @@ class _Body:
             return
         together = -(-run // -(-run // together))
         together += together % 2 if together < run else 0
-        most = capacity // together * together  # steps of a tap between two flushes
+        # Steps of a tap between two flushes; all of them, if there is nothing to flush.
+        most = run if sums.capacity is None else capacity // together * together
         per_flush = max(1, capacity // run) if run <= most else 1  # taps between two flushes
 
         def tap_of(tap: Expr) -> None:

@@ -18,9 +18,16 @@ SERIAL_BELOW = 1 << 12
 CHUNK = 32  # channels that one expression computes: a word of signs, two to eight registers
 
 
-def each_task(w: Writer, tasks: int, work: int, body: Callable[[Expr], None]) -> None:
-    """Run `tasks` for each sample, on all threads where it pays; `work` is scalar operations a sample."""
-    extent = w.n * tasks
+def each_task(
+    w: Writer, tasks: int, work: int, body: Callable[[Expr], None], samples: Expr | None = None
+) -> None:
+    """Run `tasks` for each sample, on all threads where it pays; `work` is scalar operations a sample.
+
+    Args:
+        samples: how many there are, if not the batch.
+    """
+    count = w.n if samples is None else samples
+    extent = count * tasks
 
     def serial() -> None:
         with tb.serial(extent) as task:
@@ -35,7 +42,7 @@ def each_task(w: Writer, tasks: int, work: int, body: Callable[[Expr], None]) ->
     elif work < SERIAL_BELOW:
         serial()
     else:
-        with tb.If(w.n * work >= PARALLEL_FROM):
+        with tb.If(count * work >= PARALLEL_FROM):
             with tb.Then():
                 parallel()
             with tb.Else():

@@ -177,6 +177,8 @@ def rows_of(w: Writer, c: Contraction) -> Rows:
     """Decide whether rows are copied."""
     operand = w.operands[c.source]
     layout = operand.layout
-    copied = c.dot.prepares or any(c.padding) or c.groups > 1 or not layout.channels_last
     merged = c.dilation[-1] == 1
+    run = c.kernel[-1] * c.channels if merged else c.channels
+    copied = c.dot.prepares or any(c.padding) or c.groups > 1 or not layout.channels_last
+    copied = copied or bool(run % c.dot.unit)  # the last step would read beyond the source
     return Rows(c, operand, merged, copied, w)

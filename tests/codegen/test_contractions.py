@@ -204,7 +204,7 @@ def int_cases() -> list[Case]:
     return cases
 
 
-@pytest.mark.parametrize("target", ["cpu", "cpu:haswell", "cpu:x86-64-v2"])
+@pytest.mark.parametrize("target", ["cpu", "cpu:alderlake", "cpu:haswell", "cpu:x86-64-v2"])
 def test_integer_convolutions(target: str) -> None:
     check(int_cases(), target)
 
@@ -225,6 +225,34 @@ def test_integer_matrix_products() -> None:
         cases.append(Case(linear, [(k,)], {"weight": weight}, name=f"linear {k}->{outputs}"))
         cases.append(Case(signed, [(k,)], {"weight": weight}, name=f"signs {k}->{outputs}"))
     check(cases)
+
+
+@pytest.mark.parametrize("target", ["cpu", "cpu:alderlake", "cpu:haswell", "cpu:x86-64-v2"])
+def test_matrix_products_of_many_samples(target: str) -> None:
+    """Batches that fill no tile, one, several, and several with some samples left."""
+    k, outputs = 310, 230
+    weight = integers(-127, 128, outputs, k, dtype=torch.int8, seed=1)
+    constants = {"scale": floats(outputs, seed=2), "shift": floats(outputs, seed=3)}
+
+    def levels(x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor) -> Any:
+        acc = q.linear.default(q.quantize.default(x, 0.02, 90, 0, 255), weight, 90)
+        return q.quantize.default(q.scale_shift.default(acc, scale, shift), 99.0, 7, 0, 255)
+
+    def signed(x: Tensor, weight: Tensor) -> Any:
+        return q.linear.default(q.quantize.default(x, 0.02, 0, -127, 127), weight, 0)
+
+    def binary(x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor) -> Any:
+        bits = q.bitpack.default(q.sign.default(x))
+        acc = q.xnor_matmul.default(bits, weight, 2 * 1024, 1)
+        return q.bitpack.default(q.sign.default(q.scale_shift.default(acc, scale, shift)))
+
+    packed = packed_weight(outputs, 2 * 1024, (), 5)
+    cases = [
+        Case(levels, [(k,)], {"weight": weight, **constants}, name="levels"),
+        Case(signed, [(k,)], {"weight": weight}, name="signed"),
+        Case(binary, [(2 * 1024,)], {"weight": packed, **constants}, name="binary"),
+    ]
+    check(cases, target, batches=(1, 3, 4, 7, 9, 23))
 
 
 def test_float_convolutions_and_matrix_products() -> None:
@@ -268,6 +296,15 @@ def test_float_convolutions_and_matrix_products() -> None:
         Case(flat, [(5, 3, 4)], {"w": floats(70, 60, seed=4)}, name="flatten", tolerance=near),
     ]
     check(cases)
+
+
+def test_float_matrix_products_of_many_samples() -> None:
+    def linear(x: Tensor, w: Tensor, b: Tensor) -> Any:
+        return aten.relu.default(aten.linear.default(x, w, b))
+
+    constants = {"w": floats(70, 300, seed=1), "b": floats(70, seed=2)}
+    case = Case(linear, [(300,)], constants, tolerance=(1e-5, 1e-4))
+    check([case], batches=(1, 3, 6, 14, 31))
 
 
 def test_large_layers_run_on_all_threads() -> None:
