@@ -41,9 +41,28 @@ def _widened(counts: Expr) -> Expr:
     return tirx.call_llvm_pure_intrin(_WIDE, f"{_NEON}.uaddlp.v4i32.v8i16", pairs)
 
 
+class _Sums(Sums):
+    """One vector of weights after another, each times all pixels: few registers hold weights."""
+
+    def add(self, count: int, x: Load, weight: LoadWeight) -> None:
+        for i in range(count):
+            xs = [x(p, i) for p in range(self.pixels)]
+            for v in range(self.vectors):
+                w = weight(v, i)
+                for p, activation in enumerate(xs):
+                    self._add(p, v, activation, w)
+
+    def _add(self, pixel: int, vector: int, x: Expr, weight: Expr) -> None:
+        total = self._totals[pixel][vector]
+        total.set(self._dot.step(total.value, x, weight))
+
+
 @dataclass(frozen=True)
 class CountDot(XnorDot):
     """Counts are added by `udot`."""
+
+    def start(self, w: Writer, lanes: int, pixels: int, vectors: int) -> Sums:
+        return _Sums(self, lanes, pixels, vectors)
 
     def step(self, total: Expr, x: Expr, weight: Expr) -> Expr:
         one = e.splat(e.const(1, "uint8"), 4 * _LANES)
@@ -51,20 +70,16 @@ class CountDot(XnorDot):
         return tirx.call_llvm_pure_intrin(_WIDE, f"{_NEON}.udot.v4i32.v16i8", total, counts, one)
 
 
-class _ByteSums(Sums):
+class _ByteSums(_Sums):
     capacity = 255 // 8  # counts of at most 8 in a byte
 
     def __init__(self, dot: Dot, lanes: int, pixels: int, vectors: int) -> None:
         super().__init__(dot, lanes, pixels, vectors)
         self._bytes = self.each(lambda: Register("uint8", 4 * lanes))
 
-    def add(self, count: int, x: Load, weight: LoadWeight) -> None:
-        for i in range(count):
-            weights = [weight(v, i) for v in range(self.vectors)]
-            for p, row in enumerate(self._bytes):
-                word = x(p, i)
-                for counted, w in zip(row, weights, strict=True):
-                    counted.set(counted.value + _ones(word, w))
+    def _add(self, pixel: int, vector: int, x: Expr, weight: Expr) -> None:
+        counted = self._bytes[pixel][vector]
+        counted.set(counted.value + _ones(x, weight))
 
     def flush(self) -> None:
         for p in range(self.pixels):
@@ -88,6 +103,11 @@ class CountBytesDot(XnorDot):
 class MixedQuadDot(QuadDot):
     """Four products of an unsigned with a signed byte (`usdot`, of the extension I8MM)."""
 
+    live = 0
+
+    def start(self, w: Writer, lanes: int, pixels: int, vectors: int) -> Sums:
+        return _Sums(self, lanes, pixels, vectors)
+
     def step(self, total: Expr, x: Expr, weight: Expr) -> Expr:
         name = f"{_NEON}.usdot.v4i32.v16i8"
         return tirx.call_llvm_pure_intrin(_WIDE, name, total, _quads(x), weight)
@@ -99,6 +119,10 @@ class SignedQuadDot(QuadDot):
 
     least = -128
     element = "int8"
+    live = 0
+
+    def start(self, w: Writer, lanes: int, pixels: int, vectors: int) -> Sums:
+        return _Sums(self, lanes, pixels, vectors)
 
     def prepare(self, x: Expr) -> Expr:
         if not self.lift:
@@ -137,6 +161,8 @@ class BytePairDot(SignedQuadDot):
     """Products of signed bytes in 16 bits (`smull`), added in pairs to 32 (`sadalp`)."""
 
     unit = 2
+    registers = 2  # with a product, until it is added
+    live = 1
 
     def start(self, w: Writer, lanes: int, pixels: int, vectors: int) -> Sums:
         return _PairSums(self, lanes, pixels, vectors)

@@ -61,7 +61,8 @@ def tile_of(c: Contraction, machine: Machine, *, packs: bool, spare: int = 4) ->
     elif width == 1:
         vectors = min(wide, 8)  # a single pixel: as many independent sums as hide an addition
     else:
-        vectors = min(wide, 2)
+        # AArch64's instructions take no operand from memory: a broadcast costs one, for all vectors.
+        vectors = min(wide, 8 // c.dot.registers if machine.family == "aarch64" else 2)
     free = machine.registers - spare - vectors * c.dot.live
     most = max(1, free // (vectors * c.dot.registers))
     tiles = -(-width // most)
@@ -82,7 +83,7 @@ def candidates(
     lanes_of = [default.lanes, *([halved] if halves else [])]
     found: dict[Tile, int] = {}
     for lanes in lanes_of:
-        step = CHUNK // lanes if packs else 1  # a word of signs is written by one tile
+        step = max(1, CHUNK // lanes) if packs else 1  # a word of signs is written by one tile
         for vectors in range(step, max(step, min(-(-outputs // lanes), 8)) + 1, step):
             for pixels in range(1, width + 1):
                 tile = Tile(lanes, vectors, pixels)
