@@ -8,6 +8,7 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,8 +24,9 @@ from torch.fx import GraphModule
 from toy_library import affine_info, affine_library, affine_variant
 
 import qcompile
-from qcompile import QCompileError, cpuinfo
-from qcompile.ir.target import VARIANTS
+from qcompile import QCompileError, cli, cpuinfo, job
+from qcompile.codegen.machine import machine_of
+from qcompile.ir.target import VARIANTS, Target
 from qcompile.machine import obstacle, runnable
 from qcompile.program import Program
 from qcompile.program_file import Archive, pack
@@ -268,6 +270,60 @@ def test_a_wrong_variant_is_found_and_named() -> None:
     assert "over the tolerance" in str(report)
     with pytest.raises(QCompileError, match=f"its graph does:\n  {variants[1].arch}: two"):
         report.raise_if_failed()
+
+
+# --- the command line ----------------------------------------------------------------------------
+
+MODEL = """
+import torch
+from torch import nn
+
+model = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 2))
+example_inputs = torch.randn(4, 4)
+"""
+
+
+@on_x86
+def test_from_a_model_file_to_a_portable_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(job, "SHORT", 0.01)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    monkeypatch.setitem(VARIANTS, "x86_64", ("haswell", "x86-64-v2", "x86-64"))
+    monkeypatch.chdir(tmp_path)
+    has(monkeypatch, *machine_of(Target("cpu", "x86-64-v2")).features)
+    Path("net.py").write_text(MODEL)
+
+    assert cli.main(["net.py", "--target", "cpu:portable"]) == cli.OK
+    out, err = capsys.readouterr()
+    for arch in VARIANTS["x86_64"]:
+        assert f"compile for cpu:{arch} " in err
+    assert "verified as x86-64-v2: 4 samples" in out
+    assert "verified as x86-64: 4 samples" in out
+    assert "unverified, as this machine cannot run them:\nhaswell needs " in out
+
+    assert cli.main(["inspect", "net-w1a1.qcp", "--kernels"]) == cli.OK
+    rows = capsys.readouterr().out.splitlines()
+    [haswell, used, unused] = [line for line in rows if " x86_64 " in line]
+    assert "avx2, bmi1" in haswell
+    assert used.split()[0] == "x86-64-v2"
+    assert used.split()[-1] == "used"
+    assert unused.split()[-2:] == ["would", "run"]
+    assert [line for line in rows if line.startswith("kernels of ")] == [
+        f"kernels of {arch}" for arch in VARIANTS["x86_64"]
+    ]
+
+
+def test_no_portable_target_is_said_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.path", [*sys.path])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(VARIANTS, platform.machine())
+    train = "def train(model):\n    raise AssertionError\n"
+    Path("net.py").write_text(MODEL + train)
+    assert cli.main(["net.py", "--target", "cpu:portable"]) == cli.REFUSED
+    assert f"there is no cpu:portable on {platform.machine()}" in capsys.readouterr().err
 
 
 # --- what the code consists of -------------------------------------------------------------------
