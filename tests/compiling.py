@@ -142,14 +142,28 @@ def aligned(x: Tensor) -> Tensor:
     return x if x.data_ptr() % 64 == 0 else x.clone()
 
 
-def check(cases: Sequence[Case], target: str = "cpu", batches: Sequence[int] = BATCHES) -> Built:
+Run = Callable[[Sequence[Tensor]], list[Tensor]]
+
+
+def loaded(gm: GraphModule, built: Built) -> Run:
+    """What runs a library in this process: from inputs to the values that the graph returns."""
+    machine = load(built)
+    return lambda inputs: run(machine, inputs)
+
+
+def check(
+    cases: Sequence[Case],
+    target: str = "cpu",
+    batches: Sequence[int] = BATCHES,
+    start: Callable[[GraphModule, Built], Run] = loaded,
+) -> Built:
     """Compile the cases, run them, compare every result with PyTorch's."""
     gm = joined(cases)
     built = build(gm, Target.parse(target))
-    machine = load(built)
+    started = start(gm, built)
     for batch in batches:
         inputs = [x for i, case in enumerate(cases) for x in case.inputs(batch, 100 * batch + i)]
-        results = run(machine, inputs)
+        results = started(inputs)
         at = 0
         for i, case in enumerate(cases):
             own = case.inputs(batch, 100 * batch + i)
