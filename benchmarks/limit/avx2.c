@@ -1,4 +1,5 @@
 /* 256 bits: byte popcount by vpshufb, carry-save adders before it, nibble lookup; int8 and fp32. */
+#define VECTOR 32 /* bytes */
 #include "limit.h"
 #include <immintrin.h>
 
@@ -96,38 +97,52 @@ __attribute__((constructor)) static void fill_differs(void) {
         for (int m = 0; m < 16; m++) differs[n][m] = __builtin_popcount(n ^ m);
 }
 
-INLINE __m256i looked_up(size_t offset, __m256i index) {
+INLINE __m256i table(size_t offset) {
     const __m128i *row = (const __m128i *)(differs[0] + offset);
-    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_load_si128(row)), index);
+    return _mm256_broadcastsi128_si256(_mm_load_si128(row));
 }
 
-/* Four bits of 32 channels at a time. */
-INLINE void lookup(int k, int rows, const uint8_t *w, const uint16_t *a, int32_t *out) {
-    __m256i mask = _mm256_set1_epi8(15), bytes = _mm256_set1_epi16(255), even[6], odd[6], sum[6];
-    for (int r = 0; r < rows; r++) even[r] = odd[r] = _mm256_setzero_si256();
+/* Four bits of 32 channels at a time; a pixel's table serves all vectors of the tile. */
+INLINE void lookup(int k, int rows, int vectors, const uint8_t *w, const uint16_t *a,
+                   int32_t *out) {
+    __m256i mask = _mm256_set1_epi8(15), bytes = _mm256_set1_epi16(255), zero = _mm256_setzero_si256();
+    __m256i even[8], odd[8], sum[8], low[3], high[3];
+    for (int x = 0; x < rows * vectors; x++) even[x] = odd[x] = zero;
     for (int from = 0; from < k / 8; from += 24) { /* 24 * 8 < 256 */
-        for (int r = 0; r < rows; r++) sum[r] = _mm256_setzero_si256();
-        UNROLL(4) for (int i = from; i < from + 24; i++) {
-            __m256i both = load(w + 32 * i), low = _mm256_and_si256(both, mask);
-            __m256i high = _mm256_and_si256(_mm256_srli_epi16(both, 4), mask);
+        for (int x = 0; x < rows * vectors; x++) sum[x] = zero;
+        UNROLL(2) for (int i = from; i < from + 24; i++) {
+            for (int v = 0; v < vectors; v++) {
+                __m256i both = load(w + 32 * (vectors * i + v));
+                low[v] = _mm256_and_si256(both, mask);
+                high[v] = _mm256_and_si256(_mm256_srli_epi16(both, 4), mask);
+            }
             for (int r = 0; r < rows; r++) {
                 uint16_t two = a[r * (k / 8) + i];
-                ADD("vpaddb", sum[r], looked_up(two & 255, low));
-                ADD("vpaddb", sum[r], looked_up(two >> 8, high));
+                __m256i first = table(two & 255), second = table(two >> 8);
+                for (int v = 0; v < vectors; v++) {
+                    ADD("vpaddb", sum[r * vectors + v], _mm256_shuffle_epi8(first, low[v]));
+                    ADD("vpaddb", sum[r * vectors + v], _mm256_shuffle_epi8(second, high[v]));
+                }
             }
         }
-        for (int r = 0; r < rows; r++) {
-            even[r] = _mm256_add_epi16(even[r], _mm256_and_si256(sum[r], bytes));
-            odd[r] = _mm256_add_epi16(odd[r], _mm256_srli_epi16(sum[r], 8));
+        for (int x = 0; x < rows * vectors; x++) {
+            even[x] = _mm256_add_epi16(even[x], _mm256_and_si256(sum[x], bytes));
+            odd[x] = _mm256_add_epi16(odd[x], _mm256_srli_epi16(sum[x], 8));
         }
     }
-    for (int r = 0; r < rows; r++) {
+    for (int x = 0; x < rows * vectors; x++) {
         __m256i half = _mm256_set1_epi32(65535);
-        finish(k, _mm256_and_si256(even[r], half), out + 32 * r);
-        finish(k, _mm256_and_si256(odd[r], half), out + 32 * r + 8);
-        finish(k, _mm256_srli_epi32(even[r], 16), out + 32 * r + 16);
-        finish(k, _mm256_srli_epi32(odd[r], 16), out + 32 * r + 24);
+        finish(k, _mm256_and_si256(even[x], half), out + 32 * x);
+        finish(k, _mm256_and_si256(odd[x], half), out + 32 * x + 8);
+        finish(k, _mm256_srli_epi32(even[x], 16), out + 32 * x + 16);
+        finish(k, _mm256_srli_epi32(odd[x], 16), out + 32 * x + 24);
     }
+}
+INLINE void lookup1(int k, int rows, const uint8_t *w, const uint16_t *a, int32_t *out) {
+    lookup(k, rows, 1, w, a, out);
+}
+INLINE void lookup2(int k, int rows, const uint8_t *w, const uint16_t *a, int32_t *out) {
+    lookup(k, rows, 2, w, a, out);
 }
 
 /* Four products of each 32-bit lane. */
@@ -172,9 +187,10 @@ INLINE void multiply_add(int k, const float *w, const float *a, float *out) {
 TILES(bytes2, bytes, 2)
 TILES(bytes4, bytes, 4)
 TILES(eight2, carry_save, 2)
-TILES(lookup3, lookup, 3)
-TILES(lookup4, lookup, 4)
-TILES(lookup6, lookup, 6)
+TILES(lookup6x1, lookup1, 6)
+TILES(lookup2x2, lookup2, 2)
+TILES(lookup3x2, lookup2, 3)
+TILES(lookup4x2, lookup2, 4)
 DENSE_TILES(dot3, dot)
 DENSE_TILES(fma6, multiply_add)
 
@@ -182,9 +198,10 @@ static const struct kernel kernels[] = {
     ENTRIES(bytes2, "1 bit: vpshufb popcount, 2 rows", WORDS, 2, 8),
     ENTRIES(bytes4, "1 bit: vpshufb popcount, 4 rows", WORDS, 4, 8),
     ENTRIES(eight2, "1 bit: carry-save of 8 words, 2 rows", WORDS, 2, 8),
-    ENTRIES(lookup3, "1 bit: nibble lookup, 3 rows", NIBBLES, 3, 32),
-    ENTRIES(lookup4, "1 bit: nibble lookup, 4 rows", NIBBLES, 4, 32),
-    ENTRIES(lookup6, "1 bit: nibble lookup, 6 rows", NIBBLES, 6, 32),
+    ENTRIES(lookup6x1, "1 bit: nibble lookup, 6 rows x 1", NIBBLES, 6, 32),
+    ENTRIES(lookup2x2, "1 bit: nibble lookup, 2 rows x 2", NIBBLES, 2, 64),
+    ENTRIES(lookup3x2, "1 bit: nibble lookup, 3 rows x 2", NIBBLES, 3, 64),
+    ENTRIES(lookup4x2, "1 bit: nibble lookup, 4 rows x 2", NIBBLES, 4, 64),
     ENTRIES(dot3, "int8: vpmaddubsw 3 x 3", BYTES, 3, 24),
     ENTRIES(fma6, "fp32: vfmadd ymm 6 x 2", FLOATS, 6, 16),
 };

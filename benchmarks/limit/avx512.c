@@ -1,4 +1,5 @@
 /* Without VPOPCNTDQ: byte popcount by vpshufb, carry-save adders before it, and nibble lookup. */
+#define VECTOR 64 /* bytes */
 #include "limit.h"
 #include <immintrin.h>
 
@@ -119,39 +120,52 @@ __attribute__((constructor)) static void fill_differs(void) {
         for (int m = 0; m < 16; m++) differs[n][m] = __builtin_popcount(n ^ m);
 }
 
-INLINE __m512i looked_up(size_t offset, __m512i index) {
+INLINE __m512i table(size_t offset) {
     const __m128i *row = (const __m128i *)(differs[0] + offset);
-    __m512i table = _mm512_broadcast_i32x4(_mm_load_si128(row));
-    return _mm512_shuffle_epi8(table, index);
+    return _mm512_broadcast_i32x4(_mm_load_si128(row));
 }
 
-/* Four bits of 64 channels at a time. */
-INLINE void lookup(int k, int rows, const uint8_t *w, const uint16_t *a, int32_t *out) {
-    __m512i mask = _mm512_set1_epi8(15), bytes = _mm512_set1_epi16(255), even[6], odd[6], sum[6];
-    for (int r = 0; r < rows; r++) even[r] = odd[r] = _mm512_setzero_si512();
+/* Four bits of 64 channels at a time; a pixel's table serves all vectors of the tile. */
+INLINE void lookup(int k, int rows, int vectors, const uint8_t *w, const uint16_t *a,
+                   int32_t *out) {
+    __m512i mask = _mm512_set1_epi8(15), bytes = _mm512_set1_epi16(255), zero = _mm512_setzero_si512();
+    __m512i even[8], odd[8], sum[8], low[3], high[3];
+    for (int x = 0; x < rows * vectors; x++) even[x] = odd[x] = zero;
     for (int from = 0; from < k / 8; from += 24) { /* 24 * 8 < 256 */
-        for (int r = 0; r < rows; r++) sum[r] = _mm512_setzero_si512();
-        UNROLL(4) for (int i = from; i < from + 24; i++) {
-            __m512i both = _mm512_load_si512(w + 64 * i), low = _mm512_and_si512(both, mask);
-            __m512i high = _mm512_and_si512(_mm512_srli_epi16(both, 4), mask);
+        for (int x = 0; x < rows * vectors; x++) sum[x] = zero;
+        UNROLL(2) for (int i = from; i < from + 24; i++) {
+            for (int v = 0; v < vectors; v++) {
+                __m512i both = _mm512_load_si512(w + 64 * (vectors * i + v));
+                low[v] = _mm512_and_si512(both, mask);
+                high[v] = _mm512_and_si512(_mm512_srli_epi16(both, 4), mask);
+            }
             for (int r = 0; r < rows; r++) {
                 uint16_t two = a[r * (k / 8) + i];
-                ADD("vpaddb", sum[r], looked_up(two & 255, low));
-                ADD("vpaddb", sum[r], looked_up(two >> 8, high));
+                __m512i first = table(two & 255), second = table(two >> 8);
+                for (int v = 0; v < vectors; v++) {
+                    ADD("vpaddb", sum[r * vectors + v], _mm512_shuffle_epi8(first, low[v]));
+                    ADD("vpaddb", sum[r * vectors + v], _mm512_shuffle_epi8(second, high[v]));
+                }
             }
         }
-        for (int r = 0; r < rows; r++) {
-            even[r] = _mm512_add_epi16(even[r], _mm512_and_si512(sum[r], bytes));
-            odd[r] = _mm512_add_epi16(odd[r], _mm512_srli_epi16(sum[r], 8));
+        for (int x = 0; x < rows * vectors; x++) {
+            even[x] = _mm512_add_epi16(even[x], _mm512_and_si512(sum[x], bytes));
+            odd[x] = _mm512_add_epi16(odd[x], _mm512_srli_epi16(sum[x], 8));
         }
     }
-    for (int r = 0; r < rows; r++) {
+    for (int x = 0; x < rows * vectors; x++) {
         __m512i half = _mm512_set1_epi32(65535);
-        finish512(k, _mm512_and_si512(even[r], half), out + 64 * r);
-        finish512(k, _mm512_and_si512(odd[r], half), out + 64 * r + 16);
-        finish512(k, _mm512_srli_epi32(even[r], 16), out + 64 * r + 32);
-        finish512(k, _mm512_srli_epi32(odd[r], 16), out + 64 * r + 48);
+        finish512(k, _mm512_and_si512(even[x], half), out + 64 * x);
+        finish512(k, _mm512_and_si512(odd[x], half), out + 64 * x + 16);
+        finish512(k, _mm512_srli_epi32(even[x], 16), out + 64 * x + 32);
+        finish512(k, _mm512_srli_epi32(odd[x], 16), out + 64 * x + 48);
     }
+}
+INLINE void lookup1(int k, int rows, const uint8_t *w, const uint16_t *a, int32_t *out) {
+    lookup(k, rows, 1, w, a, out);
+}
+INLINE void lookup2(int k, int rows, const uint8_t *w, const uint16_t *a, int32_t *out) {
+    lookup(k, rows, 2, w, a, out);
 }
 
 #define CLEAR(r, v) __m512 sum##r##v = _mm512_setzero_ps();
@@ -176,8 +190,10 @@ TILES(eight2, carry_save3, 2)
 TILES(eight3, carry_save3, 3)
 TILES(sixteen2, carry_save4, 2)
 TILES(sixteen3, carry_save4, 3)
-TILES(lookup4, lookup, 4)
-TILES(lookup6, lookup, 6)
+TILES(lookup6x1, lookup1, 6)
+TILES(lookup2x2, lookup2, 2)
+TILES(lookup3x2, lookup2, 3)
+TILES(lookup4x2, lookup2, 4)
 DENSE_TILES(fma6, multiply_add)
 
 static const struct kernel kernels[] = {
@@ -186,8 +202,10 @@ static const struct kernel kernels[] = {
     ENTRIES(eight3, "1 bit: carry-save of 8 words, 3 rows", WORDS, 3, 16),
     ENTRIES(sixteen2, "1 bit: carry-save of 16 words, 2 rows", WORDS, 2, 16),
     ENTRIES(sixteen3, "1 bit: carry-save of 16 words, 3 rows", WORDS, 3, 16),
-    ENTRIES(lookup4, "1 bit: nibble lookup, 4 rows", NIBBLES, 4, 64),
-    ENTRIES(lookup6, "1 bit: nibble lookup, 6 rows", NIBBLES, 6, 64),
+    ENTRIES(lookup6x1, "1 bit: nibble lookup, 6 rows x 1", NIBBLES, 6, 64),
+    ENTRIES(lookup2x2, "1 bit: nibble lookup, 2 rows x 2", NIBBLES, 2, 128),
+    ENTRIES(lookup3x2, "1 bit: nibble lookup, 3 rows x 2", NIBBLES, 3, 128),
+    ENTRIES(lookup4x2, "1 bit: nibble lookup, 4 rows x 2", NIBBLES, 4, 128),
     ENTRIES(fma6, "fp32: vfmadd zmm 6 x 4", FLOATS, 6, 64),
 };
 #include "run.h"

@@ -1,4 +1,5 @@
 /* int8 with vpdpbusd on 512 bits. */
+#define VECTOR 64 /* bytes */
 #include "limit.h"
 #include <immintrin.h>
 

@@ -1,4 +1,5 @@
 /* Binary dot products with VPOPCNTDQ: plain, and with one or two levels of carry-save before it. */
+#define VECTOR 64 /* bytes */
 #include "limit.h"
 #include <immintrin.h>
 

@@ -1,4 +1,5 @@
 /* int8 with vpdpbusd on 256 bits, as processors without AVX-512 have it. */
+#define VECTOR 32 /* bytes */
 #include "limit.h"
 #include <immintrin.h>
 

@@ -10,7 +10,7 @@
 #include <string.h>
 
 enum format { WORDS, NIBBLES, BYTES, FLOATS };
-enum { PIXELS = 24, MAX_CHANNELS = 64, MAX_K = 4608, PERIOD = 96 };
+enum { PIXELS = 24, MAX_CHANNELS = 128, MAX_K = 4608, PERIOD = 96 };
 
 typedef void (*tile_fn)(const void *weights, const void *pixels, void *out);
 

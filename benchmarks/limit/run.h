@@ -21,9 +21,11 @@ static void pack(const struct kernel *kernel) {
         for (int i = 0; i < k; i++) {
             int value = weight_at[c][i];
             if (kernel->format == WORDS) words[i / 32 * n + c] |= (uint32_t)(value < 0) << i % 32;
-            /* Byte j of 32-bit lane l is channel j * n / 4 + l, so that results come out in order. */
+            /* Of each vector, byte j of the 32-bit lane l is channel j * VECTOR / 4 + l, so that
+               results come out in order. */
+            int lane = c % (VECTOR / 4), byte = c % VECTOR / (VECTOR / 4);
             if (kernel->format == NIBBLES)
-                weights[i / 8 * n + c % (n / 4) * 4 + c / (n / 4)] |= (value < 0) << i % 8;
+                weights[i / 8 * n + c / VECTOR * VECTOR + lane * 4 + byte] |= (value < 0) << i % 8;
             if (kernel->format == BYTES) weights[i % PERIOD / 4 * n * 4 + c * 4 + i % 4] = value;
             if (kernel->format == FLOATS) floats[i % PERIOD * n + c] = value;
         }
