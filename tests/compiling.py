@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,8 @@ class Case:
         shapes: of the inputs, without the batch.
         tolerance: (relative, absolute) error; both 0 means bit for bit.
         spread: standard deviation of the inputs.
+        extreme: three of four samples are all large, all small, or large and small in turn by
+            channel.
     """
 
     function: Callable[..., Any]
@@ -65,6 +68,12 @@ class Case:
     tolerance: tuple[float, float] = (0, 0)
     name: str = ""
     spread: float = 1.0
+    extreme: bool = False
+
+    @cached_property
+    def reference(self) -> GraphModule:
+        """`graph()`, traced once."""
+        return self.graph()
 
     def graph(self) -> GraphModule:
         """The case as a lowered graph."""
@@ -82,14 +91,25 @@ class Case:
             flat = x.view(-1)
             flat[::17] = 0.0  # ties and both zeros are what signs and rounding stumble over
             flat[5::31] = -0.0
+            if self.extreme:
+                for i, sample in enumerate(x):
+                    _flood(sample, (seed + i) % 4)
             made.append(x)
         return made
+
+
+def _flood(sample: Tensor, how: int) -> None:
+    """Fill a sample `[C, ...]` with what makes every product the same; 0 leaves it as it is."""
+    if how:
+        sample[:] = 1e4 if how == 1 else -1e4
+    if how == 3:
+        sample[::2] = 1e4
 
 
 def joined(cases: Sequence[Case]) -> GraphModule:
     """All cases side by side in one graph, each with inputs and constants of its own."""
     root, graph, outputs, specs = nn.Module(), Graph(), [], []
-    graphs = [case.graph() for case in cases]
+    graphs = [case.reference for case in cases]
     places: list[dict[Node, Node]] = [{} for _ in graphs]
     for i, gm in enumerate(graphs):
         specs += list(gm.meta["inputs"])
@@ -167,22 +187,22 @@ def check(
         at = 0
         for i, case in enumerate(cases):
             own = case.inputs(batch, 100 * batch + i)
-            wanted = case.graph()(*own)
+            wanted = case.reference(*own)
             wanted = list(wanted) if isinstance(wanted, (tuple, list)) else [wanted]
-            for value in wanted:
-                _compare(results[at], value, case, batch)
+            for number, value in enumerate(wanted):
+                _compare(results[at], value, case, f"result {number} of batch {batch}")
                 at += 1
     return built
 
 
-def _compare(got: Tensor, wanted: Tensor, case: Case, batch: int) -> None:
-    assert got.dtype == wanted.dtype, case.name
-    assert got.shape == wanted.shape, case.name
+def _compare(got: Tensor, wanted: Tensor, case: Case, which: str) -> None:
+    assert got.dtype == wanted.dtype, f"{case.name}, {which}"
+    assert got.shape == wanted.shape, f"{case.name}, {which}"
     torch.testing.assert_close(
         got,
         wanted,
         rtol=case.tolerance[0],
         atol=case.tolerance[1],
         equal_nan=True,
-        msg=lambda text: f"{case.name}, batch {batch}: {text}",
+        msg=lambda text: f"{case.name}, {which}: {text}",
     )
