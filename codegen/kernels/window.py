@@ -147,8 +147,9 @@ def _depthwise(w: Writer, node: Node) -> Window:
         return value + e.const(pad, element) * weights(number, p)
 
     def finish(value: Expr, p: Point) -> Expr:
-        return value if integer else c.dot.finish(w, value, p)
+        return value if integer else finished(value, p)
 
+    _, finished = c.dot.finish(w)
     zero, pad = arguments(node)[6:8] if integer else (0, 0)
     geometry = Geometry(c.kernel, c.stride, c.padding, c.dilation, c.inputs)
     return Window(c.source, geometry, 0, element, take, finish, skip if pad else None)
