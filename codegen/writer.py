@@ -95,6 +95,7 @@ class Writer:
         n: the batch size, a symbol.
         out: where the result goes.
         anchor: set by a schedule: the value of the group's first computation at a point.
+        anchored: the node whose value that is: the group's anchor, unless a schedule says another.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class Writer:
         self.gm, self.group, self.machine, self._rules = gm, group, machine, rules
         self.n = tirx.Var("n", "int64")
         self.anchor: Callable[[Point], Expr] | None = None
+        self.anchored = group.anchor
         self._flat = False
         self._constants: dict[object, tuple[Any, Tensor]] = {}
         self._scalars: dict[float, int] = {}
@@ -163,7 +165,7 @@ class Writer:
         key = (value, id(p))
         if self._known is not None and key in self._known:
             return self._known[key][1]
-        if value is self.group.anchor and self.anchor is not None:
+        if value is self.anchored and self.anchor is not None:
             found = e.keep(self.anchor(p))
         else:
             found = e.keep(self._rules[value.target](self, value, p))

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch.fx import Node
 from tvm import tirx
 
 from qcompile.codegen import expr as e
-from qcompile.codegen.dots.floats import Dot
+from qcompile.codegen.dots.floats import Dot, Finish
 from qcompile.codegen.expr import Expr
-from qcompile.codegen.writer import Point, Writer
+from qcompile.codegen.kernels.counts import of_counts
+from qcompile.codegen.writer import Writer
 
 
 @dataclass(frozen=True)
 class XnorDot(Dot):
-    """Signs in words: the sum counts the places that differ, and `k - 2 * sum` is the product."""
+    """Signs in words: the sum counts which of `k` places differ."""
 
     k: int = 0
     element = "int32"
@@ -24,5 +26,5 @@ class XnorDot(Dot):
         differ = e.splat(x, e.lanes(weight)) ^ weight
         return total + tirx.popcount(differ)
 
-    def finish(self, w: Writer, total: Expr, p: Point) -> Expr:
-        return e.const(self.k, "int32") - total * e.const(2, "int32")
+    def finish(self, w: Writer) -> tuple[Node, Finish]:
+        return of_counts(w, self.k)

@@ -7,6 +7,7 @@ signs and levels that follow come out as in plain torch.
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 from torch.fx import Node
 from tvm import tirx
 
@@ -67,13 +68,22 @@ def _zero_one(w: Writer, node: Node, p: Point) -> Expr:
 
 
 def _border_correction(w: Writer, node: Node, p: Point) -> Expr:
-    acc, table, classes = arguments(node)
-    tensor = w.tensor(table).movedim(0, -1)  # [*classes, O]: a vector of channels is a vector there
+    acc, table, _ = arguments(node)
+    return w.read(acc, p) - at_border_class(w, node, w.tensor(table), p)
+
+
+def at_border_class(w: Writer, node: Node, table: Tensor, p: Point) -> Expr:
+    """What a table `[O, *classes]` has for the channels and the place of a point.
+
+    Args:
+        node: the border_correction that says which class a place is of.
+    """
+    tensor = table.movedim(0, -1)  # [*classes, O]: a vector of channels is a vector there
     at: Expr = e.const(0, "int32")
-    for d, of_dimension in enumerate(classes):
+    for d, of_dimension in enumerate(arguments(node)[2]):
         index = w.constant(w.tensor(of_dimension).to(torch.int32), p.spatial[d])
         at = at * tensor.shape[d] + index
-    return w.read(acc, p) - w.constant(tensor, at * tensor.shape[-1] + p.channels)
+    return w.constant(tensor, at * tensor.shape[-1] + p.channels)
 
 
 def _relu(w: Writer, node: Node, p: Point) -> Expr:
