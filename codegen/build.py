@@ -6,6 +6,7 @@ groups of nodes -> a PrimFunc each -> a Relax function that calls them -> LLVM -
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,19 @@ from qcompile.codegen.machine import Machine, machine_of
 from qcompile.codegen.pipeline import KERNELS, NETWORK
 from qcompile.codegen.schedules.copy import copy
 from qcompile.codegen.schedules.cpu import kernel_of
+from qcompile.codegen.schedules.tile import Choice
 from qcompile.codegen.writer import Kernel
 from qcompile.errors import QCompileError
 from qcompile.ir.graph import stage_of, verify, where
 from qcompile.ir.stages import Stage
 from qcompile.ir.target import Target
+
+Choose = Callable[[GraphModule, Group, Machine], Choice | None]
+
+
+def by_default(gm: GraphModule, group: Group, machine: Machine) -> Choice | None:
+    """What nothing was tuned for: every kernel keeps its default."""
+    return None
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,7 @@ class KernelInfo:
         kind: "xnor-popcount", "int8", "float32", "pack", "pool", "softmax", "copy", "elementwise".
         inputs: names of the nodes whose values are its first arguments, in order. Constants follow,
             then the result.
+        tuned: how it is computed, where that is not the default.
     """
 
     name: str
@@ -48,6 +58,7 @@ class KernelInfo:
     layer: str
     kind: str
     inputs: tuple[str, ...]
+    tuned: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,8 +83,11 @@ class Built:
     layouts: dict[str, Layout]
 
 
-def build(gm: GraphModule, target: Target) -> Built:
+def build(gm: GraphModule, target: Target, choose: Choose = by_default) -> Built:
     """Compile a lowered graph.
+
+    Args:
+        choose: how a contraction is computed on a machine; None means its default.
 
     Raises:
         QCompileError: the graph is not lowered, the processor is unknown, an op or a shape has no
@@ -85,7 +99,8 @@ def build(gm: GraphModule, target: Target) -> Built:
     check_batch(gm)
     machine = machine_of(target)
     groups = form(gm)
-    module, kernels = _Network(gm, machine).module(groups)
+    choices = [choose(gm, group, machine) for group in groups]
+    module, kernels = _Network(gm, machine).module(groups, choices)
     with tvm.transform.PassContext(opt_level=3):
         executable = relax.build(
             module, machine.target, relax_pipeline=NETWORK, tir_pipeline=KERNELS
@@ -110,9 +125,14 @@ class _Network:
         self._values: dict[Node, Any] = {}
         self._functions: dict[StructuralKey, Any] = {}
 
-    def module(self, groups: list[Group]) -> tuple[Any, tuple[KernelInfo, ...]]:
+    def module(
+        self, groups: list[Group], choices: list[Choice | None]
+    ) -> tuple[Any, tuple[KernelInfo, ...]]:
         """The whole network, and what its kernels are."""
-        written = [(g, kernel_of(self._gm, g, self._machine)) for g in groups]
+        written = [
+            (g, kernel_of(self._gm, g, self._machine, choice))
+            for g, choice in zip(groups, choices, strict=True)
+        ]
         symbols = [self._symbol(g, kernel) for g, kernel in written]
         at = {g.result: i for i, g in enumerate(groups)}
         inputs = [n for n in self._gm.graph.nodes if n.op == "placeholder"]
@@ -137,8 +157,9 @@ class _Network:
                 str(g.anchor.meta.get("layer") or g.anchor.name),
                 g.kind,
                 tuple(n.name for n in g.inputs),
+                str(choice or ""),
             )
-            for g, symbol in zip(groups, symbols, strict=True)
+            for g, symbol, choice in zip(groups, symbols, choices, strict=True)
         )
         return builder.get(), infos
 

@@ -22,7 +22,7 @@ from qcompile.codegen.kernels.reduction import reduction_of
 from qcompile.codegen.kernels.window import is_depthwise, window_of
 from qcompile.codegen.machine import Machine
 from qcompile.codegen.schedules import contraction, pointwise, reduction, window
-from qcompile.codegen.schedules.tile import tile_of
+from qcompile.codegen.schedules.tile import Choice, tile_of
 from qcompile.codegen.writer import Kernel, Writer
 from qcompile.errors import QCompileError
 from qcompile.ir.graph import where
@@ -30,13 +30,14 @@ from qcompile.ir.graph import where
 NODE_RULES = {**elementwise.RULES, **moves.RULES}
 
 
-def _contraction(w: Writer) -> Kernel | None:
+def _contraction(w: Writer, choice: Choice | None = None) -> Kernel | None:
     if w.group.anchor.target not in CONTRACTIONS:
         return None
 
     def write(w: Writer) -> None:
-        c = contraction_of(w, w.machine)
-        contraction.schedule(w, c, tile_of(c, w.machine, packs=w.group.packs))
+        c = contraction_of(w, w.machine, choice.method if choice else None)
+        tile = choice.tile if choice else tile_of(c, w.machine, packs=w.group.packs)
+        contraction.schedule(w, c, tile)
 
     return w.write(write)
 
@@ -84,12 +85,21 @@ RULES: tuple[Callable[[Writer], Kernel | None], ...] = (
 )
 
 
-def kernel_of(gm: GraphModule, group: Group, machine: Machine) -> Kernel:
+def kernel_of(
+    gm: GraphModule, group: Group, machine: Machine, choice: Choice | None = None
+) -> Kernel:
     """Write a group's kernel.
+
+    Args:
+        choice: how a contraction is computed, one of `tuning.space.choices_of`; None: the default.
 
     Raises:
         QCompileError: no rule applies.
     """
+    if choice is not None:
+        kernel = _contraction(Writer(gm, group, machine, NODE_RULES), choice)
+        assert kernel is not None, f"{group.anchor} has no choices"
+        return kernel
     for rule in RULES:
         kernel = rule(Writer(gm, group, machine, NODE_RULES))
         if kernel is not None:
