@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     from qcompile.ir.target import Target
     from qcompile.program import Program, load
     from qcompile.quant.recipe import Recipe
+    from qcompile.tuning import Tuning
     from qcompile.verification import VerifyReport, verify
 
 _HOME = {
     "Program": "qcompile.program",
     "Recipe": "qcompile.quant.recipe",
     "Target": "qcompile.ir.target",
+    "Tuning": "qcompile.tuning",
     "VerifyReport": "qcompile.verification",
     "compile": "qcompile.api",
     "convert": "qcompile.api",
@@ -40,6 +42,7 @@ __all__ = [
     "QCompileError",
     "Recipe",
     "Target",
+    "Tuning",
     "VerifyReport",
     "compile",
     "convert",

@@ -29,6 +29,8 @@ from qcompile.quant.recipe import Recipe
 
 if TYPE_CHECKING:
     from qcompile.steps import Step
+    from qcompile.tuning import Tuning
+    from qcompile.tuning_search import Tuned
 
 _log = logging.getLogger("qcompile")
 UNTRAINED_BITS = 3  # from here down, weights that were not trained with their quantizer are noise
@@ -128,6 +130,7 @@ def compile(
     recipe: Recipe | None = None,
     after_each: AfterEach | None = None,
     step: Step = nullcontext,
+    tune: bool | int | Tuning | Tuned = False,
     **recipe_fields: Any,
 ) -> Program:
     """Compile a converted model, or do everything that leads there from a float one.
@@ -143,6 +146,9 @@ def compile(
         recipe, recipe_fields: a Recipe, or its fields: `bits=1`, `method="xnor"`, ...
         after_each: called with every pass and its result.
         step: entered around what takes long, with its title: once for each processor.
+        tune: False gives every kernel its default, and reads no cache. True measures all ways to
+            compute each kernel that the cache does not know, and takes the fastest; a number, so
+            many of them at most; a `qcompile.Tuning` says all of it.
 
     Raises:
         QCompileError: something in the model, the data or the recipe cannot be had.
@@ -156,7 +162,7 @@ def compile(
                 f"a converted model takes no {', '.join(given)}: that is settled",
                 hint="qcompile.compile(converted, target=...)",
             )
-        return _compile_converted(model, target, (), after_each, step)
+        return _compile_converted(model, target, (), after_each, step, tune)
     if isinstance(model, GraphModule) and model.meta.get("stage") is Stage.PREPARED:
         raise QCompileError(
             "this model is prepared, not converted",
@@ -173,7 +179,7 @@ def compile(
         _log.warning(note)
     calibrate(prepared, [_examples(example_inputs)] if calibration is None else calibration)
     converted = convert(prepared, after_each=after_each)
-    return _compile_converted(converted, target, notes, after_each, step)
+    return _compile_converted(converted, target, notes, after_each, step, tune)
 
 
 def _compile_converted(
@@ -182,12 +188,18 @@ def _compile_converted(
     notes: tuple[str, ...],
     after_each: AfterEach | None,
     step: Step,
+    tune: bool | int | Tuning | Tuned,
 ) -> Program:
     from qcompile.building import build_program  # the compiler, loaded only where it is needed
+    from qcompile.tuning_search import as_tuned
 
     with step("lower to kernels"):
         lowered = pipelines.lower(converted, after_each)
-    return build_program(converted, lowered, target, notes, step)
+    tuned = as_tuned(tune, lowered, target, step)
+    if tuned is not tune:
+        for note in tuned.notes:
+            _log.warning(note)
+    return build_program(converted, lowered, target, notes, step, tuned.choose)
 
 
 def _recipe(recipe: Recipe | None, fields: Mapping[str, Any]) -> Recipe:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from torch.fx import GraphModule, Node
 
 import qcompile
-from qcompile.codegen.build import build
+from qcompile.codegen.build import Choose, build, by_default
 from qcompile.fingerprint import fingerprint
 from qcompile.ir.graph import TensorSpec, calls, constant_of, spec
 from qcompile.ir.plan import LayerPlan
@@ -36,6 +36,7 @@ def build_program(
     target: Target,
     notes: tuple[str, ...],
     step: Step = nullcontext,
+    choose: Choose = by_default,
 ) -> Program:
     """Compile a lowered graph, once for each variant of the target.
 
@@ -43,6 +44,7 @@ def build_program(
         converted: what it was lowered from; the program carries its fingerprint.
         notes: what the user should know, a sentence each.
         step: entered around each variant's compilation, with what it is called.
+        choose: how a contraction is computed on a machine; None means its default.
 
     Raises:
         QCompileError: an op that the target has no kernel for.
@@ -50,8 +52,10 @@ def build_program(
     variants, libraries = [], []
     for one in target.variants():
         with step(f"compile for {one}"):
-            built = build(lowered, one)
-        kernels = tuple(KernelInfo(k.name, tuple(k.nodes), k.layer, k.kind) for k in built.kernels)
+            built = build(lowered, one, choose)
+        kernels = tuple(
+            KernelInfo(k.name, tuple(k.nodes), k.layer, k.kind, k.tuned) for k in built.kernels
+        )
         features = tuple(built.features)
         variants.append(Variant(built.family, built.arch, features, kernels))
         libraries.append(built.library)

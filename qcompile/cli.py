@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
@@ -15,6 +15,9 @@ import qcompile
 from qcompile import verbs
 from qcompile.errors import QCompileError
 from qcompile.verbs import FAILED, INTERRUPTED, OK, REFUSED, command_parser
+
+if TYPE_CHECKING:
+    from qcompile.tuning import Tuning
 
 __all__ = ["FAILED", "INTERRUPTED", "OK", "REFUSED", "compile_parser", "main"]
 
@@ -27,6 +30,7 @@ examples:
   qcompile net.py --weights net.safetensors -o net.qcp --benchmark
   qcompile net.py --target cpu:portable             one file for new and old processors
   qcompile torchvision.models:resnet18 --input-shape 1,3,224,224
+  qcompile net.py --tune                            find the fastest kernels for this machine
   qcompile run net.qcp --input x.npy -o y.npy       needs neither torch nor the compiler
 
 MODEL is a Python file that defines
@@ -116,6 +120,20 @@ def compile_parser() -> argparse.ArgumentParser:
     add("--ternary-weights", action="store_true", help="2-bit weights of Ternary Weight Networks")
     add("--k-map", action="store_true", help="XNOR-Net's map of activation magnitudes")
 
+    add = parser.add_argument_group("speed").add_argument
+    add(
+        "--tune",
+        nargs="?",
+        const="all",
+        metavar="BUDGET",
+        help="measure how kernels run fastest: all ways, or 200 of them, or for 90s, 10m, 1h; 0: "
+        "only use what the cache knows",
+    )
+    add("--tune-cache", type=Path, metavar="FILE", help="what tuning found (default: in the cache)")
+    add("--tune-batch", type=int, metavar="N", help="batch that is tuned for (default: 1)")
+    add("--tune-rpc", metavar="HOST:PORT", help="measure on the servers of this TVM RPC tracker")
+    add("--tune-key", metavar="KEY", help="those servers' key")
+
     add = parser.add_argument_group("training").add_argument
     add("--weights", type=Path, metavar="FILE", help="safetensors for the float network")
     add("--save-weights", type=Path, metavar="FILE", help="keep the float network that was trained")
@@ -173,8 +191,33 @@ def _compile(options: argparse.Namespace, out: Console, err: Console) -> int:
         benchmark=options.benchmark,
         dump_dir=options.dump_dir,
         print_after_each=options.print_after_each,
+        tuning=_tuning(options),
     )
     return OK if run(job, out, err) else FAILED
+
+
+def _tuning(options: argparse.Namespace) -> Tuning | None:
+    """What is to be tuned; a cache that is named without a budget is only read."""
+    from qcompile.tuning import Tuning, budget
+
+    more = ("tune_batch", "tune_rpc", "tune_key")
+    if options.tune is None:
+        for name in more:
+            if getattr(options, name) is not None:
+                option = f"--{name.replace('_', '-')}"
+                raise QCompileError(f"{option} is for --tune", hint="give both, or none")
+        if options.tune_cache is None:
+            return None
+    trials, seconds = budget(options.tune or "0")
+    return Tuning(
+        trials,
+        seconds,
+        options.tune_cache,
+        batch=1 if options.tune_batch is None else options.tune_batch,
+        threads=options.threads,
+        rpc=options.tune_rpc,
+        key=options.tune_key,
+    )
 
 
 def _at_least(option: str, value: int | None, least: int) -> None:

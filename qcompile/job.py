@@ -14,7 +14,7 @@ from torch import nn
 from torch.fx import GraphModule
 from torch.utils._pytree import tree_leaves
 
-from qcompile import api, baselines, model_file, report, weights
+from qcompile import api, baselines, model_file, report, tuning_search, weights
 from qcompile.calibration import calibrate
 from qcompile.codegen.machine import machine_of
 from qcompile.dump import Dump, make_folder
@@ -27,6 +27,8 @@ from qcompile.program_file import SUFFIX
 from qcompile.quant.recipe import Recipe
 from qcompile.recording import Recording
 from qcompile.steps import Steps
+from qcompile.tuning import Tuning
+from qcompile.tuning_search import Tuned
 from qcompile.verification import verify
 
 CALIBRATION = 32  # batches of calibration data that are used at most
@@ -52,6 +54,7 @@ class Job:
     benchmark: bool = False
     dump_dir: Path | None = None
     print_after_each: bool = False
+    tuning: Tuning | None = None
 
 
 def run(job: Job, out: Console, err: Console) -> bool:
@@ -80,7 +83,8 @@ def run(job: Job, out: Console, err: Console) -> bool:
         converted = api.convert(prepared, after_each=dump)
     # Only now: convert froze the observers, and the digits of the test must not move them.
     fake_accuracy = _evaluate(file, prepared, "evaluate the quantized network", steps)
-    program = api.compile(converted, target=job.target, after_each=dump, step=steps)
+    tuned = _tune(job, converted, steps, out)
+    program = api.compile(converted, target=job.target, after_each=dump, step=steps, tune=tuned)
     report.show(out, program.summary())
     accuracies = (float_accuracy, fake_accuracy)
     if not _try_out(job, file, program, prepared, converted, accuracies, steps, out):
@@ -118,6 +122,8 @@ def _check(job: Job, file: ModelFile, output: Path) -> None:
         raise QCompileError("--save-weights: no float network is trained here")
     for target in job.target.variants():
         machine_of(target)
+    if job.tuning is not None:
+        tuning_search.check(job.target, job.tuning)
     api.prepare(file.model, file.example_inputs, job.recipe)
 
 
@@ -199,6 +205,21 @@ def _evaluate(file: ModelFile, model: nn.Module, title: str, steps: Steps) -> fl
 
 
 # --- the program ---------------------------------------------------------------------------------
+
+
+def _tune(job: Job, converted: GraphModule, steps: Steps, out: Console) -> Tuned | bool:
+    """Find the fastest kernels; Ctrl-C ends that, and the rest goes on with what was found."""
+    if job.tuning is None:
+        return False
+
+    def interrupted() -> None:
+        steps.note("Tuning was interrupted; what it found is used. Ctrl-C once more ends it all.")
+
+    tuned = tuning_search.tune(converted, job.target, job.tuning, steps, interrupted)
+    for note in tuned.notes:
+        steps.note(note)
+    report.show(out, report.tuning_table(tuned))
+    return tuned
 
 
 def _try_out(

@@ -260,8 +260,11 @@ def _reason(error: OSError | ValueError | TypeError) -> str:
 # --- writing -------------------------------------------------------------------------------------
 
 
-def write(path: PathLike, data: bytes) -> None:
+def write(path: PathLike, data: bytes, *, what: str = "the program") -> None:
     """Put a file in place in one step: whatever happens, either the old one is there or the new.
+
+    Args:
+        what: is saved, for the message.
 
     Raises:
         QCompileError: it cannot be written; the old file, if any, is untouched.
@@ -276,8 +279,9 @@ def write(path: PathLike, data: bytes) -> None:
             raise QCompileError("is there already, and is no file", where=str(path))
         _replace(real, data)
     except (OSError, ValueError) as error:
-        what = f"cannot save the program: {_reason(error)}"
-        raise QCompileError(what, where=str(path), hint="what was there before still is") from error
+        problem = f"cannot save {what}: {_reason(error)}"
+        hint = "what was there before still is"
+        raise QCompileError(problem, where=str(path), hint=hint) from error
 
 
 def _replace(path: Path, data: bytes) -> None:

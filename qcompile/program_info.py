@@ -48,12 +48,14 @@ class KernelInfo:
         nodes: names of the lowered graph's nodes that it computes, in their order.
         layer: the user's layer that it stands for, or "".
         kind: "xnor", "int8", "float", ...: what the arithmetic is.
+        tuned: what tuning chose for it (method and tile), or "" where it is the default.
     """
 
     name: str
     nodes: tuple[str, ...]
     layer: str = ""
     kind: str = ""
+    tuned: str = ""
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ def from_json(value: object) -> ProgramInfo:
     Raises:
         InfoError: a field is missing, unknown or of another type.
     """
-    info = _dataclass(ProgramInfo, value, "program")
+    info = dataclass_from_json(ProgramInfo, value, "program")
     for spec in (*info.inputs, *info.outputs):
         if len(spec.shape) > MAX_RANK or any(size < 0 for size in spec.shape):
             raise InfoError(f"{spec.name} has the shape {spec.shape}")
@@ -175,7 +177,12 @@ def from_version_1(value: object) -> ProgramInfo:
     return from_json({**rest, "variants": [variant]})
 
 
-def _dataclass(cls: type[T], value: object, where: str) -> T:
+def dataclass_from_json(cls: type[T], value: object, where: str) -> T:
+    """An object of a dataclass of plain fields, tuples, strings by strings, and such dataclasses.
+
+    Raises:
+        InfoError: a field is missing, unknown or of another type; `where` is what the object is.
+    """
     if not isinstance(value, dict):
         raise InfoError(f"{where} is no object")
     hints = typing.get_type_hints(cls)
@@ -193,7 +200,7 @@ def _dataclass(cls: type[T], value: object, where: str) -> T:
 
 def _value(hint: Any, value: object, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
-        return _dataclass(typing.cast(type, hint), value, where)
+        return dataclass_from_json(typing.cast(type, hint), value, where)
     origin = typing.get_origin(hint)
     if origin is tuple:
         if not isinstance(value, list):

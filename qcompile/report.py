@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console, RenderableType
@@ -11,6 +12,9 @@ from rich.text import Text
 
 from qcompile.baselines import Rival, Timing
 from qcompile.verify_report import VerifyReport
+
+if TYPE_CHECKING:
+    from qcompile.tuning_search import Tuned
 
 UNSTEADY = 2.0  # spread of a timing from which on it says little
 
@@ -60,6 +64,31 @@ def timing_table(
         table.add_row(rival.name, *cells, rival.reason or unsteady)
     if any(t.spread > UNSTEADY for t in timings):
         table.caption = "the machine is busy: measure again when nothing else runs"
+    return table
+
+
+def tuning_table(tuned: Tuned) -> RenderableType | None:
+    """What is computed in another way than by default, and how much faster; None if nothing is."""
+    others = [k for k in tuned.kernels if k.entry is not None and not k.is_default]
+    if not others:
+        return None
+    table = Table(
+        title=f"tuned: {len(others)} of {len(tuned.kernels)} kernels, by themselves",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("layer")
+    for column in ("default", "tuned", "×"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("how", no_wrap=True)
+    for kernel in others:
+        entry = kernel.entry
+        assert entry is not None
+        more = f" and {len(kernel.layers) - 1} more" if len(kernel.layers) > 1 else ""
+        times = (_milliseconds(entry.default_seconds), _milliseconds(entry.seconds))
+        row = (f"{kernel.layers[0]}{more}", *times, f"{1 / entry.ratio:.2f}", kernel.how)
+        table.add_row(*map(Text, row))
     return table
 
 

@@ -139,7 +139,8 @@ def inspect(options: argparse.Namespace, out: Console, err: Console) -> int:
         for variant in info.variants:
             out.print(Text(f"kernels of {variant.arch}"))
             for kernel in variant.kernels:
-                out.print(Text(f"  {kernel.name}  {kernel.kind}  {kernel.layer}"))
+                tuned = f"  tuned: {kernel.tuned}" if kernel.tuned else ""
+                out.print(Text(f"  {kernel.name}  {kernel.kind}  {kernel.layer}{tuned}"))
     return OK
 
 
@@ -147,12 +148,14 @@ def _variants(archive: Archive) -> Table:
     """One row a variant: for what, how large, whether it is used on this machine."""
     table = Table("variant", "processors", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("bytes", justify="right")
+    table.add_column("tuned kernels", justify="right")
     table.add_column("here")
     chosen = next(iter(runnable(archive.info)), None)
     for variant in archive.info.variants:
         here = obstacle(variant) or ("used" if variant is chosen else "would run")
         size = f"{archive.packed_size(variant):,}"
-        table.add_row(*map(Text, (variant.arch, variant.machine, size, here)))
+        tuned = str(sum(bool(kernel.tuned) for kernel in variant.kernels))
+        table.add_row(*map(Text, (variant.arch, variant.machine, size, tuned, here)))
     return table
 
 
