@@ -101,7 +101,9 @@ def _split(x: Expr, element: str, bits: int) -> tuple[Expr, Expr]:
 class LookupDot(XnorDot):
     """Signs in words, counted four at a time."""
 
-    together = 6
+    together = (
+        2  # further on, neighbouring pixels read the same words: LLVM would keep their tables
+    )
     live = 2
     fold = _FOLD
 
