@@ -172,3 +172,55 @@ def int_cases() -> list[Case]:
         int_conv(2, 3, (2, 2, 2), (1, 1, 1), (1,) * 6, (1, 1, 1), size=(3, 4, 5), seed=40),
     ]
     return cases
+
+
+def random_geometry(rng: random.Random) -> dict[str, Any]:
+    """Kernel, stride, padding, dilation and size of a convolution over one to three dimensions."""
+    rank = rng.choice([1, 2, 2, 2, 3])
+    most = 5 if rank < 3 else 3
+    kernel = tuple(rng.randint(1, most) for _ in range(rank))
+    dilation = tuple(rng.randint(1, 2) for _ in range(rank))
+    padding = tuple(rng.randint(0, 2) for _ in range(2 * rank))
+    reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
+    least = [max(1, r - padding[2 * i] - padding[2 * i + 1]) for i, r in enumerate(reach)]
+    return {
+        "kernel": kernel,
+        "stride": tuple(rng.randint(1, 3) for _ in range(rank)),
+        "padding": padding,
+        "dilation": dilation,
+        "size": tuple(low + rng.randint(0, 9) for low in least),
+    }
+
+
+def random_xnor(seed: int) -> Case:
+    """A convolution of signs: any number of words and outputs, groups, padding of either sign."""
+    rng = random.Random(seed)
+    groups = rng.choice([1, 1, 1, 2, 3])
+    channels = rng.randint(1, 4) * 32 * groups if groups > 1 else rng.randint(1, 150)
+    return xnor_conv(
+        channels,
+        groups * rng.randint(1, 40),
+        **random_geometry(rng),
+        groups=groups,
+        pad_value=rng.choice([1, -1]),
+        tail=rng.choice(["", "pack", "threshold", "residual"]),
+        seed=seed,
+    )
+
+
+def random_int(seed: int) -> Case:
+    """A convolution of integers of 8 bits, signed or not, with any zero point."""
+    rng = random.Random(seed)
+    groups = rng.choice([1, 1, 1, 2, 3])
+    source = rng.choice(["uint8", "uint8", "int8", "sign"])
+    return int_conv(
+        groups * rng.randint(1, 30),
+        groups * rng.randint(1, 40),
+        **random_geometry(rng),
+        groups=groups,
+        zero_point=rng.randint(0, 255) if source == "uint8" else 0,
+        pad_value=rng.choice([1, -1]) if source == "sign" else 0,
+        source=source,
+        tail=rng.choice(["", "quantize", "pack"]),
+        seed=seed,
+    )
