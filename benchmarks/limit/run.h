@@ -1,6 +1,8 @@
 /* What bench_limit.py calls: included after the table `kernels`. */
-static uint8_t weights[MAX_CHANNELS * MAX_K] __attribute__((aligned(64)));
-static uint8_t pixels[PIXELS * MAX_K * 4] __attribute__((aligned(64)));
+enum { COUNT = sizeof kernels / sizeof kernels[0] };
+static struct {
+    uint8_t *weights, *pixels;
+} data[COUNT];
 static int32_t results[PIXELS * MAX_CHANNELS] __attribute__((aligned(64)));
 static int8_t weight_at[MAX_CHANNELS][MAX_K], pixel_at[PIXELS][MAX_K];
 
@@ -10,13 +12,23 @@ static size_t pixel_bytes(const struct kernel *kernel) {
     return (size_t)kernel->k * bits / 8;
 }
 
+static size_t weight_bytes(const struct kernel *kernel) {
+    if (kernel->format == BYTES) return (size_t)kernel->channels * PERIOD;
+    if (kernel->format == FLOATS) return (size_t)kernel->channels * PERIOD * 4;
+    return (size_t)kernel->channels * kernel->k / 8;
+}
+
+static uint8_t *zeros(size_t size) {
+    uint8_t *made = aligned_alloc(64, (size + 63) / 64 * 64);
+    if (!made) abort();
+    return memset(made, 0, size);
+}
+
 /* Bits are 1 where the sign is negative; a dot product is K - 2 * (places that differ). */
-static void pack(const struct kernel *kernel) {
+static void pack(const struct kernel *kernel, uint8_t *weights, uint8_t *pixels) {
     int n = kernel->channels, k = kernel->k;
     uint32_t *words = (uint32_t *)weights;
     float *floats = (float *)weights;
-    memset(weights, 0, sizeof weights);
-    memset(pixels, 0, sizeof pixels);
     for (int c = 0; c < n; c++)
         for (int i = 0; i < k; i++) {
             int value = weight_at[c][i];
@@ -58,13 +70,17 @@ static void fill(const struct kernel *kernel) {
             for (int i = PERIOD; i < MAX_K; i++) weight_at[c][i] = weight_at[c][i % PERIOD];
 }
 
-static void all_tiles(const struct kernel *kernel) {
+/* Run kernel i on its data, which limit_check made. */
+void limit_run(int i, int repeats) {
+    const struct kernel *kernel = &kernels[i];
     size_t size = pixel_bytes(kernel);
-    for (int p = 0; p < PIXELS; p += kernel->rows)
-        kernel->tile(weights, pixels + p * size, results + p * kernel->channels);
+    for (int n = 0; n < repeats; n++)
+        for (int p = 0; p < PIXELS; p += kernel->rows)
+            kernel->tile(data[i].weights, data[i].pixels + p * size,
+                         results + p * kernel->channels);
 }
 
-int limit_count(void) { return sizeof kernels / sizeof kernels[0]; }
+int limit_count(void) { return COUNT; }
 const char *limit_method(int i) { return kernels[i].method; }
 int limit_k(int i) { return kernels[i].k; }
 int limit_macs(int i) { return PIXELS * kernels[i].channels * kernels[i].k; }
@@ -72,10 +88,14 @@ int limit_macs(int i) { return PIXELS * kernels[i].channels * kernels[i].k; }
 /* Prepare kernel i, and say whether its results are right. */
 int limit_check(int i) {
     const struct kernel *kernel = &kernels[i];
+    if (!data[i].weights) {
+        data[i].weights = zeros(weight_bytes(kernel));
+        data[i].pixels = zeros(PIXELS * pixel_bytes(kernel));
+    }
     fill(kernel);
-    pack(kernel);
+    pack(kernel, data[i].weights, data[i].pixels);
     memset(results, 0, sizeof results);
-    all_tiles(kernel);
+    limit_run(i, 1);
     for (int p = 0; p < PIXELS; p++)
         for (int c = 0; c < kernel->channels; c++) {
             int32_t sum = 0, got = results[p * kernel->channels + c];
@@ -85,15 +105,4 @@ int limit_check(int i) {
             if (kernel->format == FLOATS ? found != whole : got != sum) return 0;
         }
     return 1;
-}
-
-/* Run kernel i, which was the last that was checked or run, or is packed again first. */
-void limit_run(int i, int repeats) {
-    static int packed = -1;
-    if (packed != i) {
-        fill(&kernels[i]);
-        pack(&kernels[i]);
-        packed = i;
-    }
-    for (int n = 0; n < repeats; n++) all_tiles(&kernels[i]);
 }
