@@ -6,6 +6,7 @@ the schedule gives it a vector of channels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from tvm import tirx
@@ -90,6 +91,15 @@ def at_most(e: Expr, high: float) -> Expr:
 
 def clamp(e: Expr, low: float, high: float) -> Expr:
     return at_most(at_least(e, low), high)
+
+
+def interleave(vectors: Sequence[Expr]) -> Expr:
+    """The first lanes of all vectors, then the second ones, and so on."""
+    count = lanes(vectors[0])
+    if count == 1 and len(vectors) == 1:
+        return vectors[0]
+    order = [v * count + lane for lane in range(count) for v in range(len(vectors))]
+    return tirx.Shuffle(list(vectors), order)
 
 
 def bits_of(condition: Expr) -> Expr:

@@ -189,6 +189,13 @@ class Writer:
         lying = value.movedim(1, -1).contiguous()
         return Operand(layout, self.buffer(lying)).load(replace(p, n=0))
 
+    def value(self, p: Point) -> Expr:
+        """The group's result at a point, to be stored by the caller; what is read twice is computed once."""
+        self._known = {}
+        found = e.keep(self.read(self.group.result, p))
+        self._known = None
+        return found
+
     def finish(self, p: Point) -> None:
         """Store the group's result at a point; at most 32 channels, of one word, where it packs.
 

@@ -11,6 +11,7 @@ import torch
 from torch.fx import Node
 from tvm.tirx.script import builder as tb
 
+from qcompile.codegen import expr as e
 from qcompile.codegen.expr import Expr
 from qcompile.codegen.groups import BY_PLACE, pads_channels
 from qcompile.codegen.kernels.moves import cat_offsets
@@ -92,16 +93,32 @@ def _vectors(w: Writer, layout: Layout, n: Expr, outer: tuple[Expr, ...]) -> Non
     if not layout.spatial:
         channels(())
     elif _along_row(w, layout):
-        with tb.serial(layout.channels) as channel:
-            each_chunk(
-                layout.spatial[-1],
-                lambda first, lanes: w.finish(
-                    Point(n, (*outer, first), channel, lanes, len(outer))
-                ),
-            )
+        _row(w, layout, n, outer)
     else:
         with tb.serial(layout.spatial[-1]) as column:
             channels((*outer, column))
+
+
+def _row(w: Writer, layout: Layout, n: Expr, outer: tuple[Expr, ...]) -> None:
+    """Vectors of columns: of each channel by itself, or of all of them, stored as one run."""
+    axis = len(outer)
+
+    def together(first: Expr, lanes: int) -> None:
+        row = (*outer, first)
+        values = [
+            w.value(Point(n, row, e.const(c, "int32"), lanes, axis)) for c in range(layout.channels)
+        ]
+        run = e.ramp(w.out.index(Point(n, row, 0)), 1, lanes * layout.channels)
+        tb.buffer_store(w.out.flat, e.interleave([e.splat(v, lanes) for v in values]), [run])
+
+    if not layout.torch_order:
+        each_chunk(layout.spatial[-1], together)
+        return
+    with tb.serial(layout.channels) as channel:
+        each_chunk(
+            layout.spatial[-1],
+            lambda first, lanes: w.finish(Point(n, (*outer, first), channel, lanes, axis)),
+        )
 
 
 def _along_row(w: Writer, layout: Layout) -> bool:

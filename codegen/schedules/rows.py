@@ -20,6 +20,8 @@ from qcompile.codegen.kernels.contraction import Contraction
 from qcompile.codegen.schedules.loops import each_chunk, split
 from qcompile.codegen.writer import Operand, Point, Writer
 
+_INTERLEAVED = 8  # channels that are put between one another in registers
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -28,6 +30,7 @@ class Rows:
     Attributes:
         merged: the taps of the last dimension lie one after another and count as one run.
         copied: the rows are copied, not read in place.
+        band: how many rows of the result they are for, neighbours in the last dimension but one.
         buffer: where they lie, flat, once `fill` was called; base: where the first one lies.
     """
 
@@ -36,6 +39,7 @@ class Rows:
     merged: bool
     copied: bool
     w: Writer  # for constants
+    band: int = 1
     buffer: Any = None
     base: Any = 0
 
@@ -67,16 +71,42 @@ class Rows:
         if not self.copied:
             spatial = self.operand.layout.strides[0]
             return [s * d for s, d in zip(spatial[:-1], c.dilation[:-1], strict=True)]
-        row = self.width * c.channels
-        return [row * math.prod(c.kernel[d + 1 : -1]) for d in range(len(c.kernel) - 1)]
+        row, lying = self.width * c.channels, self._lying
+        strides = [row * math.prod(lying[d + 1 :]) for d in range(len(lying))]
+        return [*strides[:-1], strides[-1] * c.dilation[-2] // self._step] if strides else []
+
+    @property
+    def _lying(self) -> tuple[int, ...]:
+        """How many rows are copied in each dimension but the last."""
+        c = self.c
+        if self.band == 1:
+            return c.kernel[:-1]
+        return (*c.kernel[:-2], rows_read(c, self.band))
+
+    @property
+    def _step(self) -> int:
+        """Rows of the source from one copied row to the next."""
+        return self.c.dilation[-2] if self.band == 1 else 1
+
+    @property
+    def size(self) -> int:
+        """Elements of the copy."""
+        return math.prod(self._lying) * self.width * self.c.channels + self.c.dot.unit - 1
+
+    def at_row(self, row: Expr) -> Rows:
+        """The rows for one row of the band."""
+        if self.band == 1:
+            return self
+        c = self.c
+        pitch = self.width * c.channels if self.copied else self.operand.layout.strides[0][-2]
+        return replace(self, base=e.bind(self.base + row * (c.stride[-2] * pitch)))
 
     def fill(self, n: Expr, outer: tuple[Expr, ...], group: Expr) -> Rows:
-        """The rows for one row of the result; copies them where that is needed."""
+        """The rows for a band that begins at a row of the result; copies them where that is needed."""
         c = self.c
         if self.copied:
-            size = math.prod(c.kernel[:-1]) * self.width * c.channels + c.dot.unit - 1
-            buffer = tb.alloc_buffer((size,), c.dot.element, scope="global")
-            with tb.serial(math.prod(c.kernel[:-1])) as tap:
+            buffer = tb.alloc_buffer((self.size,), c.dot.element, scope="global")
+            with tb.serial(math.prod(self._lying)) as tap:
                 self._copy(buffer, n, outer, group, tap)
             return replace(self, buffer=buffer)
         layout = self.operand.layout
@@ -88,10 +118,11 @@ class Rows:
     def _copy(self, buffer: Any, n: Expr, outer: tuple[Expr, ...], group: Expr, tap: Expr) -> None:
         """Copy one row, or fill it where it lies beyond the border."""
         c = self.c
-        digits = split(tap, c.kernel[:-1])[1:]
+        digits = split(tap, self._lying)[1:]
+        steps = [*c.dilation[:-2], self._step] if outer else []
         at, inside = [], []
-        for d, (o, digit) in enumerate(zip(outer, digits, strict=True)):
-            index = e.bind(o * c.stride[d] + digit * c.dilation[d] - c.padding[2 * d])
+        for d, (o, digit, step) in enumerate(zip(outer, digits, steps, strict=True)):
+            index = e.bind(o * c.stride[d] + digit * step - c.padding[2 * d])
             at.append(index)
             if c.padding[2 * d] or c.padding[2 * d + 1]:
                 inside += [index >= 0, index < c.inputs[d]]
@@ -145,6 +176,17 @@ class Rows:
         """Vectors along the row: neighbours in torch's order."""
         channels = self.c.channels
 
+        def together(first: Expr, lanes: int) -> None:
+            """All channels of some columns, as one run."""
+            places = [
+                Point(n, (*at, first), group * channels + i, lanes, len(at))
+                for i in range(channels)
+            ]
+            values = [self.c.dot.prepare(self.operand.load(p)) for p in places]
+            run = e.ramp(start + first * channels, 1, lanes * channels)
+            value = e.interleave([e.splat(v, lanes) for v in values])
+            tb.buffer_store(buffer, value, [run])
+
         def copy(first: Expr, lanes: int) -> None:
             point = Point(n, (*at, first), group * channels + channel, lanes, len(at))
             if not self.operand.layout.spatial:
@@ -153,6 +195,9 @@ class Rows:
             index = e.ramp(start + first * channels + channel, channels, lanes)
             tb.buffer_store(buffer, e.splat(value, lanes), [index])
 
+        if 1 < channels <= _INTERLEAVED and self.operand.layout.spatial:
+            each_chunk(count, together)
+            return
         with tb.serial(channels) as channel:
             each_chunk(count, copy)
 
@@ -171,6 +216,11 @@ class Rows:
                 # The fill of a word does not depend on the group, but for which words it has.
                 value = self.w.constant(fill, channel)
                 tb.buffer_store(buffer, value, [start + column * c.channels + channel])
+
+
+def rows_read(c: Contraction, band: int) -> int:
+    """Rows of the source that so many neighbouring rows of the result read, gaps included."""
+    return (band - 1) * c.stride[-2] + c.dilation[-2] * (c.kernel[-2] - 1) + 1
 
 
 def rows_of(w: Writer, c: Contraction) -> Rows:

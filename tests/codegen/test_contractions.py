@@ -146,6 +146,22 @@ def test_float_convolutions_and_matrix_products() -> None:
     check(cases)
 
 
+def test_few_channels_in_torchs_order_are_interleaved() -> None:
+    cases = []
+    for channels, groups in [(2, 1), (3, 1), (6, 2), (8, 1), (9, 1)]:
+        weight = floats(8, channels // groups, 3, 3, seed=channels)
+
+        def conv(x: Tensor, w: Tensor, groups: int = groups) -> Any:
+            return aten.convolution.default(
+                x, w, None, [2, 2], [1, 1], [1, 1], False, [0, 0], groups
+            )
+
+        name = f"{channels} channels, {groups} groups"
+        case = Case(conv, [(channels, 5, 75)], {"w": weight}, name=name, tolerance=(1e-5, 1e-4))
+        cases.append(case)
+    check(cases)
+
+
 def test_float_matrix_products_of_many_samples() -> None:
     def linear(x: Tensor, w: Tensor, b: Tensor) -> Any:
         return aten.relu.default(aten.linear.default(x, w, b))

@@ -80,6 +80,20 @@ def test_unary() -> None:
     check(cases)
 
 
+def test_few_channels_of_long_rows() -> None:
+    """Read along the row in torch's order, written pixel by pixel, with columns left over."""
+    cases = []
+    for channels in (1, 2, 3, 5, 7, 8, 9):
+        scale = torch.linspace(0.5, 2.0, channels)
+
+        def levels(x: Tensor, a: Tensor) -> Any:
+            y = q.quantize.default(q.scale_shift.default(x, a, a), 0.11, 3, 0, 255)
+            return aten.max_pool2d.default(q.scale_shift.default(y, a, None), [1, 1]), y
+
+        cases.append(Case(levels, [(channels, 2, 101)], {"a": scale}, name=f"{channels} channels"))
+    check(cases)
+
+
 def test_approximated_functions_at_their_ends() -> None:
     values = torch.tensor([0.0, -0.0, 1e-30, -1e-8, 1e-4, -1e-3, 0.5, 87.0, -87.0, 1e4, -1e4, 20.0])
 
