@@ -42,7 +42,7 @@ import tables
 import timed_rows
 from binary_chain import Shape
 from rivals import ort, ov, pytorch
-from rivals.entrant import Call, Entrant, Unavailable
+from rivals.entrant import Call, Entrant, Ready, Unavailable
 from tables import Sheet, milliseconds, number
 from timed_rows import Row, Settings
 
@@ -136,10 +136,10 @@ def chains(shape: Shape, count: int, targets: Sequence[str], threads: int) -> li
     ]
 
 
-def _program(shape: Shape, count: int, target: str, threads: int, x: Tensor) -> Call:
+def _program(shape: Shape, count: int, target: str, threads: int, x: Tensor) -> Ready:
     program = binary_chain.chain(shape, count, x, target)
     program.num_threads = threads
-    return partial(program, x)
+    return Ready(partial(program, x), program.size)
 
 
 def measure(

@@ -33,7 +33,7 @@ from qcompile.errors import QCompileError
 from qcompile.zoo.lenet import lenet
 from qcompile.zoo.resnet import birealnet18, resnet18
 from rivals import ort, ov, pytorch
-from rivals.entrant import Call, Entrant, unavailable_if
+from rivals.entrant import Entrant, Ready, unavailable_if
 from tables import Sheet, milliseconds, number
 from timed_rows import Settings
 
@@ -108,7 +108,7 @@ def _ours(
     threads: int,
     target: str,
     x: Tensor,
-) -> Call:
+) -> Ready:
     model: nn.Module = build().eval()
     logging.getLogger("qcompile").setLevel(logging.ERROR)  # that nothing is trained is known
     with unavailable_if(QCompileError):
@@ -117,7 +117,7 @@ def _ours(
         )
         program.num_threads = threads
         program.library()
-    return partial(program, x)
+    return Ready(partial(program, x), program.size)
 
 
 def run(
@@ -150,11 +150,11 @@ def sheet(result: dict[str, Any], one_thread: dict[str, float]) -> Sheet:
     """
     against = {"fbgemm": pytorch.FBGEMM, BEST_TORCH: result["best_pytorch_int8"], ov.INT8: ov.INT8}
     scaling = result["threads"] > 1
-    columns = ["", "ms", "least ms", *(f"× {name}" for name in against)]
+    columns = ["", "bytes", "ms", "least ms", *(f"× {name}" for name in against)]
     columns += ["× 1 thread"] if scaling else []
     rows = []
     for row in result["rows"]:
-        cells = [row["name"], _ms(row["ms"]), _ms(row["best_ms"])]
+        cells = [row["name"], number(row["size"], 0), _ms(row["ms"]), _ms(row["best_ms"])]
         cells += [number(row["times"].get(name)) for name in against.values()]
         if scaling:
             alone = one_thread.get(row["name"])

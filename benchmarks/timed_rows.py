@@ -50,6 +50,7 @@ class Row:
     """One entrant's time.
 
     Attributes:
+        size: of the network, in bytes; None where nothing tells it.
         seconds: of a call, the median of the rounds; None where it cannot be had.
         best: the least of the rounds.
         spread: the slow quarter's time over the fast quarter's: 1 on a quiet machine.
@@ -59,6 +60,7 @@ class Row:
     """
 
     name: str
+    size: int | None = None
     seconds: float | None = None
     best: float | None = None
     spread: float = 1.0
@@ -85,13 +87,16 @@ def prepared(entrants: Sequence[Entrant], x: Tensor) -> tuple[list[Row], list[Ca
     Returns:
         A row for each, without times, and its function, or None and a reason in the row.
     """
-    rows, calls = [], []
+    rows: list[Row] = []
+    calls: list[Call | None] = []
     for entrant in entrants:
-        row, call = Row(entrant.name, note=entrant.note), None
+        row = Row(entrant.name, note=entrant.note)
+        call: Call | None = None
         try:
             with torch.no_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what frameworks find deprecated in themselves
-                call = entrant.prepare(x)
+                ready = entrant.prepare(x)
+            row, call = replace(row, size=ready.size), ready.call
         except Unavailable as error:
             row = replace(row, reason=str(error))
         rows.append(row)

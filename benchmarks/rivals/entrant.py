@@ -9,7 +9,21 @@ from dataclasses import dataclass
 from torch import Tensor
 
 Call = Callable[[], object]
-Prepare = Callable[[Tensor], Call]
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A network and its input, handed over: what to time, and the network's size.
+
+    Attributes:
+        size: in bytes, of the file, or of all parameters and buffers; None where nothing tells it.
+    """
+
+    call: Call
+    size: int | None = None
+
+
+Prepare = Callable[[Tensor], Ready]
 
 
 class Unavailable(Exception):
@@ -21,8 +35,8 @@ class Entrant:
     """A name, and what turns an input into something to time.
 
     Attributes:
-        prepare: given the input, float32 `[N, C, H, W]`, hands it over once and returns a function
-            without arguments that runs the network on it. It raises `Unavailable` where it cannot.
+        prepare: given the input, float32 `[N, C, H, W]`, hands it over once and returns what runs
+            the network on it. It raises `Unavailable` where it cannot.
         note: what a reader of the table should know.
     """
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rivals import onnx_model
-from rivals.entrant import Call, Entrant, Unavailable
+from rivals.entrant import Entrant, Ready, Unavailable
 
 FP32, INT8 = "ONNX Runtime fp32", "ONNX Runtime int8"
 _ERRORS_ONLY = 3
@@ -25,18 +25,18 @@ def entrants(model: nn.Module, calibration: Sequence[Tensor], threads: int) -> l
     ]
 
 
-def _float(model: nn.Module, threads: int, x: Tensor) -> Call:
+def _float(model: nn.Module, threads: int, x: Tensor) -> Ready:
     made = onnx_model.float_model(model, x)
     return run(made.SerializeToString(), {onnx_model.INPUT: x.numpy()}, threads)
 
 
-def _int8(model: nn.Module, calibration: Sequence[Tensor], threads: int, x: Tensor) -> Call:
+def _int8(model: nn.Module, calibration: Sequence[Tensor], threads: int, x: Tensor) -> Ready:
     made = onnx_model.quantized(onnx_model.float_model(model, x), calibration)
     return run(made.SerializeToString(), {onnx_model.INPUT: x.numpy()}, threads)
 
 
-def run(model: bytes, inputs: dict[str, np.ndarray[Any, Any]], threads: int) -> Call:
-    """A function that runs a model on inputs that were handed over once, and copies nothing.
+def run(model: bytes, inputs: dict[str, np.ndarray[Any, Any]], threads: int) -> Ready:
+    """What runs a model on inputs that were handed over once, and copies nothing.
 
     Raises:
         Unavailable: onnxruntime is not installed.
@@ -56,10 +56,11 @@ def run(model: bytes, inputs: dict[str, np.ndarray[Any, Any]], threads: int) -> 
         binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(value))
     for output in session.get_outputs():
         binding.bind_output(output.name)
-    return partial(session.run_with_iobinding, binding)
+    return Ready(partial(session.run_with_iobinding, binding), len(model))
 
 
-def result(call: Any) -> Tensor:
-    """What a function of `run` computes, the first output."""
+def result(ready: Ready) -> Tensor:
+    """What `run` made ready computes, the first output."""
+    call: Any = ready.call
     call()
     return torch.from_numpy(call.args[0].copy_outputs_to_cpu()[0])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rivals import onnx_model
-from rivals.entrant import Call, Entrant, Unavailable
+from rivals.entrant import Entrant, Ready, Unavailable
 
 FP32, INT8, BINARY = "OpenVINO fp32", "OpenVINO int8", "OpenVINO 1 bit"
 
@@ -25,14 +25,14 @@ def entrants(model: nn.Module, calibration: Sequence[Tensor], threads: int) -> l
     ]
 
 
-def _float(model: nn.Module, threads: int, x: Tensor) -> Call:
+def _float(model: nn.Module, threads: int, x: Tensor) -> Ready:
     made = onnx_model.float_model(model, x)
-    return run(_read(made, x), x.numpy(), threads, precision="f32")
+    return run(_read(made, x), x.numpy(), threads, precision="f32", size=made.ByteSize())
 
 
-def _int8(model: nn.Module, calibration: Sequence[Tensor], threads: int, x: Tensor) -> Call:
+def _int8(model: nn.Module, calibration: Sequence[Tensor], threads: int, x: Tensor) -> Ready:
     made = onnx_model.quantized(onnx_model.float_model(model, x), calibration)
-    return run(_read(made, x), x.numpy(), threads)
+    return run(_read(made, x), x.numpy(), threads, size=made.ByteSize())
 
 
 def openvino() -> Any:
@@ -55,7 +55,7 @@ def binary_chain(count: int, threads: int) -> Entrant:
     return Entrant(BINARY, partial(_binary_chain, count, threads), note)
 
 
-def _binary_chain(count: int, threads: int, x: Tensor) -> Call:
+def _binary_chain(count: int, threads: int, x: Tensor) -> Ready:
     ov = openvino()
     graph = ov.opset13.parameter(list(x.shape), np.float32)
     channels, random = x.shape[1], np.random.default_rng(0)
@@ -90,10 +90,17 @@ def _read(made: Any, x: Tensor) -> Any:
     return model
 
 
-def run(model: Any, x: np.ndarray[Any, Any], threads: int, precision: str | None = None) -> Call:
-    """A function that runs a model on an input that was handed over once, and copies nothing.
+def run(
+    model: Any,
+    x: np.ndarray[Any, Any],
+    threads: int,
+    precision: str | None = None,
+    size: int | None = None,
+) -> Ready:
+    """What runs a model on an input that was handed over once, and copies nothing.
 
     Args:
+        size: of the model, in bytes.
         precision: of the float parts; what OpenVINO finds best if None, which may be bfloat16.
     """
     ov = openvino()
@@ -108,7 +115,7 @@ def run(model: Any, x: np.ndarray[Any, Any], threads: int, precision: str | None
     request = ov.Core().compile_model(model, "CPU", config).create_infer_request()
     request.set_input_tensor(ov.Tensor(x, shared_memory=True))
 
-    return partial(_infer, request)
+    return Ready(partial(_infer, request), size)
 
 
 def _infer(request: Any) -> None:
@@ -116,7 +123,8 @@ def _infer(request: Any) -> None:
     request.wait()
 
 
-def result(call: Any) -> Tensor:
-    """What a function of `run` computes, the first output."""
+def result(ready: Ready) -> Tensor:
+    """What `run` made ready computes, the first output."""
+    call: Any = ready.call
     call()
     return torch.from_numpy(call.args[0].get_output_tensor(0).data.copy())

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from qcompile import baselines
-from rivals.entrant import Call, Entrant, Unavailable, unavailable_if
+from rivals.entrant import Call, Entrant, Ready, Unavailable, unavailable_if
 
 ENGINES = ("fbgemm", "x86", "onednn")
 FBGEMM = "PyTorch int8 fbgemm"
@@ -35,11 +35,12 @@ def _channels_last(model: nn.Module) -> nn.Module:
     return made.to(memory_format=torch.channels_last)
 
 
-def _eager(model: nn.Module, x: Tensor) -> Call:
-    return partial(_channels_last(model), x.to(memory_format=torch.channels_last))
+def _eager(model: nn.Module, x: Tensor) -> Ready:
+    call: Call = partial(_channels_last(model), x.to(memory_format=torch.channels_last))
+    return Ready(call, baselines.eager(model).size)
 
 
-def _inductor(model: nn.Module, x: Tensor) -> Call:
+def _inductor(model: nn.Module, x: Tensor) -> Ready:
     from torch import _inductor
 
     torch._dynamo.reset()
@@ -47,13 +48,14 @@ def _inductor(model: nn.Module, x: Tensor) -> Call:
         compiled = torch.compile(_channels_last(model), dynamic=False)
         call = partial(compiled, x.to(memory_format=torch.channels_last))
         call()
-    return call
+    return Ready(call, baselines.eager(model).size)
 
 
-def _int8(model: nn.Module, calibration: Sequence[Tensor], engine: str, x: Tensor) -> Call:
+def _int8(model: nn.Module, calibration: Sequence[Tensor], engine: str, x: Tensor) -> Ready:
     rivals = baselines.static_int8(model, [(c,) for c in calibration], [engine])
     if not rivals:
         raise Unavailable(f"this build of PyTorch has no engine {engine}")
     if rivals[0].call is None:
         raise Unavailable(rivals[0].reason)
-    return partial(rivals[0].call, x.to(memory_format=torch.channels_last))
+    call: Call = partial(rivals[0].call, x.to(memory_format=torch.channels_last))
+    return Ready(call, rivals[0].size)

@@ -146,6 +146,7 @@ def test_every_rival_stands_in_the_table(
             if row["ms"] is not None:
                 assert row["times"][row["name"]] == 1.0
                 assert 0 < row["best_ms"] <= row["ms"]
+                assert row["size"] > 1000
     printed, markdown = capsys.readouterr().out, Path(paths[1]).read_text(encoding="utf-8")
     for name in names:
         assert name in printed
@@ -195,6 +196,7 @@ def test_unknown_networks_are_refused(capsys: pytest.CaptureFixture[str]) -> Non
 def test_more_threads_are_compared_with_one() -> None:
     row: dict[str, Any] = {
         "name": "a",
+        "size": 12345,
         "ms": 2.0,
         "best_ms": 1.5,
         "times": {"OpenVINO int8": 3.0},
@@ -213,4 +215,4 @@ def test_more_threads_are_compared_with_one() -> None:
     made = bench_network.sheet(result, {"a": 3.8})
     assert made.title == "net, batch 8, 2 threads (cpu)"
     assert made.columns[-2:] == ("× 1 thread", "note")
-    assert made.rows == (("a", "2.000", "1.500", "-", "-", "3.00", "1.90", "how"),)
+    assert made.rows == (("a", "12,345", "2.000", "1.500", "-", "-", "3.00", "1.90", "how"),)
