@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from qcompile import api, baselines, model_file, report, tuning_search, weights
 from qcompile.calibration import calibrate
+from qcompile.codegen.linker import find_linker
 from qcompile.codegen.machine import machine_of
 from qcompile.dump import Dump, make_folder
 from qcompile.errors import QCompileError
@@ -121,7 +122,7 @@ def _check(job: Job, file: ModelFile, output: Path) -> None:
     if job.save_weights is not None and not _trains_float(job, file):
         raise QCompileError("--save-weights: no float network is trained here")
     for target in job.target.variants():
-        machine_of(target)
+        find_linker(machine_of(target).family)
     if job.tuning is not None:
         tuning_search.check(job.target, job.tuning)
     api.prepare(file.model, file.example_inputs, job.recipe)

@@ -36,8 +36,9 @@ _CODES = {"int": 0, "uint": 1, "float": 2}  # of DLPack
 _POISON = 0xA5
 
 needs_emulator = pytest.mark.skipif(
-    not (shutil.which(_COMPILER) and shutil.which(_EMULATOR) and _ROOT.is_dir()),
-    reason=f"needs {_EMULATOR} and {_COMPILER} (Debian: qemu-user, gcc-aarch64-linux-gnu)",
+    not (shutil.which(_COMPILER) and shutil.which(_EMULATOR) and (_ROOT / "include").is_dir()),
+    reason=f"needs {_EMULATOR}, {_COMPILER} and a C library "
+    "(Debian: qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross)",
 )
 
 
