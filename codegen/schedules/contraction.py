@@ -24,11 +24,12 @@ from qcompile.codegen.dots.floats import Sums
 from qcompile.codegen.expr import Expr
 from qcompile.codegen.kernels.contraction import Contraction
 from qcompile.codegen.schedules.loops import chunks, each_task, split
-from qcompile.codegen.schedules.rows import Rows, rows_of
+from qcompile.codegen.schedules.rows import Rows, rows_of, rows_read
 from qcompile.codegen.schedules.tile import Tile, tile_of
 from qcompile.codegen.writer import Point, Writer
 
 _TASKS = 16  # pieces of one sample, if it is large: enough for the threads of a desktop
+_BAND = 1 << 14  # bytes of activations that a task reads, beside a block of weights
 _CACHED = 1 << 20  # bytes of weights that stay in a core's second cache, beside activations
 _BATCHED_FROM = 1 << 14  # steps of a matrix product that is worth code of its own for batches
 _MANY = 1 << 10  # samples, more than any tile has
@@ -43,6 +44,24 @@ def pack_weight(c: Contraction, lanes: int, *, merged: bool) -> Tensor:
     rows = F.pad(rows, [0, -run % unit, 0, 0, 0, -outputs % lanes])
     rows = rows.reshape(groups, -1, lanes, rows.shape[2], rows.shape[3] // unit, unit)
     return c.dot.pack(rows.permute(0, 1, 3, 4, 2, 5).contiguous())
+
+
+def band_of(c: Contraction, rows: Rows, blocks: int) -> int:
+    """How many rows of the result a task computes: all of them read the same weights, from a cache.
+
+    What they read stays in a core's first cache, and there are tasks enough for the threads.
+    """
+    if len(c.outputs) < 2:
+        return 1
+    lines = math.prod(c.outputs[:-2]) * c.groups
+    # Where rows are converted, the tasks are bands, so that no two of them convert the same ones.
+    tasks = -(-_TASKS // (lines * (1 if c.dot.prepares else blocks)))
+    most = max(1, c.outputs[-2] // tasks)
+    element = 4 if c.dot.element in ("float32", "int32") else 2
+    row = math.prod(c.kernel[:-2]) * rows.width * c.channels * element
+    while most > 1 and rows_read(c, most) * row > _BAND:
+        most -= 1
+    return -(-c.outputs[-2] // -(-c.outputs[-2] // most))
 
 
 def pieces_of(blocks: int, lines: int, work: int, weight_bytes: int = 0) -> int:
@@ -104,12 +123,17 @@ class _Body:
     def __init__(self, w: Writer, c: Contraction, tile: Tile, work: int) -> None:
         """Args: work: scalar operations of a sample, or of as many as the contraction spans."""
         self._w, self._c, self._tile, self._work = w, c, tile, work
-        self._rows = rows_of(w, c)
-        packed = pack_weight(c, tile.lanes, merged=self._rows.merged)
+        rows = rows_of(w, c)
+        blocks = c.weight.shape[1] // tile.channels
+        self._rows = replace(rows, band=band_of(c, rows, max(1, blocks)))
+        packed = pack_weight(c, tile.lanes, merged=rows.merged)
         self._weights = w.buffer(packed)
         self._wide, self._taps, self._run = packed.shape[1:4]
-        self._lines = math.prod(c.outputs[:-1]) * c.groups
-        blocks, size = c.weight.shape[1] // tile.channels, packed.numel() * packed.element_size()
+        self._outer = list(c.outputs[:-1])
+        if self._rows.band > 1:
+            self._outer[-1] = -(-self._outer[-1] // self._rows.band)
+        self._lines = math.prod(self._outer) * c.groups
+        size = packed.numel() * packed.element_size()
         self._pieces = pieces_of(blocks, self._lines, work, size)
 
     def write(self, samples: int = 1) -> None:
@@ -122,39 +146,51 @@ class _Body:
             if self._pieces > 1:
                 lines = e.bind(count * self._lines)
                 piece, index = e.bind(tirx.floordiv(index, lines)), tirx.floormod(index, lines)
-            n, *outer, group = split(index, [*self._c.outputs[:-1], self._c.groups])
+            n, *outer, group = split(index, [*self._outer, self._c.groups])
             if samples > 1:
                 n = e.bind(tirx.min(n * samples, self._w.n - samples))
-            self._line(n, tuple(outer), group, piece)
+            if self._rows.band > 1:
+                last = (
+                    self._c.outputs[-2] - self._rows.band
+                )  # the last band begins early: it is full
+                outer[-1] = e.bind(tirx.min(outer[-1] * self._rows.band, last))
+            self._band(n, tuple(outer), group, piece)
 
         each_task(self._w, self._lines * self._pieces, self._work, task, count)
 
-    def _line(self, n: Expr, outer: tuple[Expr, ...], group: Expr, piece: Expr) -> None:
-        c, width = self._c, self._tile.pixels
+    def _band(self, n: Expr, outer: tuple[Expr, ...], group: Expr, piece: Expr) -> None:
+        """Some rows of the result: all of a block of channels, then the next block."""
+        c, tile = self._c, self._tile
         rows = self._rows.fill(n, outer, group)
-        size = width * self._tile.channels
+        size = tile.pixels * tile.channels
         self._scratch = tb.alloc_buffer((size,), c.dot.sums, scope="global")
-        whole, rest = divmod(c.outputs[-1], width)
+        blocks, rest = divmod(c.weight.shape[1], tile.channels)
+        each = blocks // self._pieces
+
+        def block(vector: Expr, channels: int) -> None:
+            with tb.serial(rows.band) as row:
+                at = (*outer[:-1], e.bind(outer[-1] + row)) if outer else ()
+                self._row(_Spot(n, at, group, rows.at_row(row), 0, 0), vector, channels)
+
+        if blocks:
+            with tb.serial(each) as number:
+                block(e.bind((piece * each + number) * tile.vectors), tile.channels)
+        if rest and self._pieces > 1:
+            with tb.If(piece >= self._pieces - 1), tb.Then():
+                block(blocks * tile.vectors, rest)
+        elif rest:
+            block(blocks * tile.vectors, rest)
+
+    def _row(self, spot: _Spot, vector: Expr, channels: int) -> None:
+        width = self._tile.pixels
+        whole, rest = divmod(self._c.outputs[-1], width)
         if whole:
             with tb.serial(whole) as column:
                 at = e.bind(column * width)
-                self._blocks(_Spot(n, outer, group, rows, at, width), piece)
+                self._block(replace(spot, column=at, pixels=width), vector, channels)
         if rest:
             at = e.const(whole * width, "int32")
-            self._blocks(_Spot(n, outer, group, rows, at, rest), piece)
-
-    def _blocks(self, spot: _Spot, piece: Expr) -> None:
-        tile = self._tile
-        blocks, rest = divmod(self._c.weight.shape[1], tile.channels)
-        each = blocks // self._pieces
-        if blocks:
-            with tb.serial(each) as block:
-                self._block(spot, e.bind(piece * each + block) * tile.vectors, tile.channels)
-        if rest and self._pieces > 1:
-            with tb.If(piece >= self._pieces - 1), tb.Then():
-                self._block(spot, blocks * tile.vectors, rest)
-        elif rest:
-            self._block(spot, blocks * tile.vectors, rest)
+            self._block(replace(spot, column=at, pixels=rest), vector, channels)
 
     def _block(self, spot: _Spot, vector: Expr, channels: int) -> None:
         """A tile of sums, then what follows for each of its pixels; `vector` counts in lanes."""

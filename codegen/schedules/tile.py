@@ -65,8 +65,13 @@ def tile_of(c: Contraction, machine: Machine, *, packs: bool, spare: int = 4) ->
         vectors = min(wide, 8 // c.dot.registers if machine.family == "aarch64" else 2)
     free = machine.registers - spare - vectors * c.dot.live
     most = max(1, free // (vectors * c.dot.registers))
-    tiles = -(-width // most)
-    return Tile(lanes, vectors, -(-width // tiles))
+    return Tile(lanes, vectors, _pixels(width, most))
+
+
+def _pixels(width: int, most: int) -> int:
+    """A tile's width: it divides the row if that is not much narrower; else the last is about as wide."""
+    whole = [p for p in range(-(-most // 2), most + 1) if width % p == 0]
+    return whole[-1] if whole else -(-width // -(-width // most))
 
 
 def candidates(
