@@ -32,7 +32,7 @@ import timed_rows
 from qcompile.errors import QCompileError
 from qcompile.zoo.lenet import lenet
 from qcompile.zoo.resnet import birealnet18, resnet18
-from rivals import ort, ov, pytorch
+from rivals import ort, ov, ov_binary, pytorch
 from rivals.entrant import Entrant, Ready, unavailable_if
 from tables import Sheet, milliseconds, number
 from timed_rows import Settings
@@ -48,6 +48,8 @@ class Contest:
         plain: makes the network that the other frameworks run.
         ours: by name, what makes a network of ours, and its recipe; the part before the comma is
             the network's name on the command line.
+        batches: those that are measured unless others are asked for.
+        binary: makes the network whose convolutions OpenVINO runs in 1 bit, if there is one.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Contest:
     plain: Any
     ours: dict[str, tuple[Any, qcompile.Recipe]]
     batches: tuple[int, ...] | None = None
+    binary: Any = None
 
 
 IMAGENET = Contest(
@@ -66,6 +69,7 @@ IMAGENET = Contest(
         "resnet18, 1 bit, xnor": (resnet18, qcompile.Recipe(1, method="xnor")),
         "resnet18, 8 bits": (resnet18, qcompile.Recipe(8)),
     },
+    binary=birealnet18,
 )
 LENET = Contest(
     "LeNet, 28 x 28",
@@ -98,6 +102,7 @@ def entrants(contest: Contest, networks: Sequence[str], threads: int, target: st
         *pytorch.entrants(plain, calibration),
         *ort.entrants(plain, calibration, threads),
         *ov.entrants(plain, calibration, threads),
+        *([ov_binary.entrant(contest.binary, threads)] if contest.binary else []),
     ]
 
 

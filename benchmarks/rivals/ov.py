@@ -66,7 +66,9 @@ def _binary_chain(count: int, threads: int, x: Tensor) -> Ready:
     return run(ov.Model([value], [graph], "chain"), x.numpy(), threads, precision="f32")
 
 
-def binary_convolution(ov: Any, value: Any, tau: Any, high: np.ndarray[Any, Any]) -> Any:
+def binary_convolution(
+    ov: Any, value: Any, tau: Any, high: np.ndarray[Any, Any], stride: int = 1
+) -> Any:
     """`conv(sign(value - tau), 2 * high - 1)`, 3 x 3, padded by one zero.
 
     Args:
@@ -80,8 +82,8 @@ def binary_convolution(ov: Any, value: Any, tau: Any, high: np.ndarray[Any, Any]
     # The constructor packs the first bit highest, the kernel reads it lowest.
     flipped = np.unpackbits(np.packbits(high.reshape(-1), bitorder="little")).reshape(high.shape)
     weight = op.constant(flipped, dtype=ov.Type.u1)
-    ones = [1, 1]
-    return op.binary_convolution(signs, weight, ones, ones, ones, ones, "xnor-popcount", 0.0)
+    ones, strides = [1, 1], [stride] * 2
+    return op.binary_convolution(signs, weight, strides, ones, ones, ones, "xnor-popcount", 0.0)
 
 
 def _read(made: Any, x: Tensor) -> Any:
