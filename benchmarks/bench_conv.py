@@ -150,6 +150,7 @@ def measure(
     found: Sequence[limits.Limit],
 ) -> Measurement:
     """Time all entrants at one shape."""
+    tables.progress(str(shape))
     torch.manual_seed(0)
     x = torch.randn(batch, shape.channels, shape.size, shape.size)
     entrants = chains(shape, SHORT, targets, settings.threads)
@@ -279,6 +280,7 @@ def main(arguments: Sequence[str]) -> None:
     machine_facts.pin(chosen.threads)
     torch.set_num_threads(chosen.threads)
     settings = Settings(threads=chosen.threads, seconds=chosen.seconds, clock=chosen.clock)
+    tables.progress("the limit")
     limit = bench_limit.measure(seconds=0.02)
     measured = [
         measure(shape, chosen.batch, chosen.targets, settings, limit.limits)

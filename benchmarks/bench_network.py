@@ -132,6 +132,7 @@ def run(
     found = entrants(contest, networks, settings.threads, target)
     if not found:
         return None
+    tables.progress(f"{contest.name}, batch {batch}, threads {settings.threads}")
     x = torch.rand(batch, *contest.shape)
     names = [e.name for e in found]
     rows = timed_rows.compare(found, x, settings, names)

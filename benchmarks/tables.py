@@ -51,6 +51,11 @@ def milliseconds(seconds: float | None) -> str:
     return f"{value:.3f}" if value < 10 else f"{value:.1f}"
 
 
+def progress(text: str) -> None:
+    """Say on the error stream what is being measured."""
+    Console(stderr=True).print(text, style="dim", highlight=False)
+
+
 def publish(
     sheets: Sequence[Sheet],
     results: Mapping[str, Any],
