@@ -13,7 +13,8 @@ is never the largest; so do the bits, with the value that never decides. A windo
 padding, as dilation makes them, is declined: its value is minus infinity, and s of it may be +1.
 
 The pooled tensor is 32 times smaller, and the sign comes next to its accumulator, where
-fold-threshold finds it. Where no accumulator is found, the float pooling would only see more work.
+fold-threshold finds it. Where no accumulator is found, the float pooling would only see more work;
+where its floats are needed besides, as by a shortcut, the bits would only be a second one.
 """
 
 from __future__ import annotations
@@ -57,6 +58,8 @@ class CommuteMaxpool(Pass):
         if bounds is None:
             what = f"the input {acc.target}" if acc.op == "placeholder" else acc.target
             return Declined(f"max_pool stays on floats: {what} is no integer accumulator")
+        if not _leads_to_signs(gm, pools[0]):
+            return Declined("max_pool stays on floats: a layer reads what it gives as floats")
         if any(_Window.of(pool).misses_the_map(pool) for pool in pools):
             return Declined("max_pool stays on floats: a pooling window lies wholly in the padding")
         ends = values_along(gm, chain, torch.stack(bounds).to(torch.int32))
@@ -68,6 +71,15 @@ class CommuteMaxpool(Pass):
             falls = _opposed(ends[chain.index(pool)], ends[-1])
             bits = _pool_bits(gm, pool, bits, falls)
         return bits
+
+
+def _leads_to_signs(gm: GraphModule, node: Node) -> bool:
+    """Whether one-bit quantizers are all that a value ends in, past monotone ops and poolings."""
+    return all(
+        calls(user, dialect.sign.default, dialect.quantize_unit.default)
+        or ((calls(user, *POOLS) or is_monotone(gm, user)) and _leads_to_signs(gm, user))
+        for user in node.users
+    )
 
 
 def _opposed(y: Tensor, level: Tensor) -> Tensor:

@@ -135,6 +135,32 @@ def test_the_input_of_the_network_is_declined() -> None:
     check_declines(CommuteMaxpool(), net, bitpack_default=reason)
 
 
+def test_a_map_that_a_shortcut_reads_as_floats_is_declined() -> None:
+    def forward(x: Tensor, w: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
+        y = dialect.scale_shift.default(conv(dialect.sign.default(x), w), m, None)
+        y = aten.max_pool1d.default(y, [2])
+        bits = dialect.bitpack.default(dialect.sign.default(aten.hardtanh.default(y)))
+        return bits, aten.abs.default(aten.relu.default(y))
+
+    net = lowered(Net(forward, w=signs(2, 3, 1), m=normal(2)), normal(1, 3, 6))
+    reason = "max_pool stays on floats: a layer reads what it gives as floats"
+    check_declines(CommuteMaxpool(), net, bitpack_default=reason)
+
+
+def test_a_map_that_two_quantizers_read_is_pooled_as_signs() -> None:
+    def forward(x: Tensor, w: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
+        y = dialect.scale_shift.default(conv(dialect.sign.default(x), w), m, None)
+        y = aten.max_pool1d.default(y, [2])
+        one = dialect.bitpack.default(dialect.sign.default(aten.hardtanh.default(y)))
+        return one, dialect.bitpack.default(dialect.quantize_unit.default(y, 1))
+
+    x = normal(1, 3, 6)
+    before = lowered(Net(forward, w=signs(2, 3, 1), m=normal(2)), x)
+    result = CommuteMaxpool()(before)
+    assert len(result.rewrote) == 2
+    assert_same_result(result.graph, before, x)
+
+
 def test_an_overflow_to_nan_is_declined() -> None:
     def forward(x: Tensor, w: Tensor, m: Tensor, n: Tensor) -> Tensor:
         y = dialect.scale_shift.default(conv(dialect.sign.default(x), w), m, None)
@@ -203,11 +229,10 @@ def test_levels_that_are_not_packed_are_ignored() -> None:
     check_ignores(CommuteMaxpool(), lowered(net, normal(1, 3, 6)))
 
 
-def test_the_float_pooling_stays_for_its_other_users() -> None:
+def test_floats_before_the_pooling_may_have_other_users() -> None:
     def forward(x: Tensor, w: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
         y = dialect.scale_shift.default(conv(dialect.sign.default(x), w), m, m)
-        y = aten.max_pool1d.default(y, [2])
-        return dialect.bitpack.default(dialect.sign.default(y)), y
+        return dialect.bitpack.default(dialect.sign.default(aten.max_pool1d.default(y, [2]))), y
 
     x = normal(2, 3, 8)
     before = lowered(Net(forward, w=signs(4, 3, 3), m=normal(4)), x)
