@@ -70,7 +70,7 @@ def tile_of(c: Contraction, machine: Machine, *, packs: bool, spare: int = 4) ->
 
 def _pixels(width: int, most: int) -> int:
     """A tile's width: it divides the row if that is not much narrower; else the last is about as wide."""
-    whole = [p for p in range(-(-most // 2), most + 1) if width % p == 0]
+    whole = [p for p in range(-(-2 * most // 3), most + 1) if width % p == 0]
     return whole[-1] if whole else -(-width // -(-width // most))
 
 
