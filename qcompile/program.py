@@ -8,8 +8,9 @@ from typing import Any, Final
 
 from qcompile.arguments import Arguments
 from qcompile.errors import QCompileError
+from qcompile.files import PathLike, read, write
 from qcompile.machine import choose, runnable
-from qcompile.program_file import Archive, PathLike, read, unpack, write
+from qcompile.program_file import Archive, unpack
 from qcompile.program_info import ProgramInfo, Variant
 from qcompile.program_summary import Summary
 from qcompile.runtime import Library, cores, default_threads, use_threads

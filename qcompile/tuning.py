@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qcompile.errors import QCompileError
-from qcompile.program_file import PathLike
+from qcompile.files import PathLike
 
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 

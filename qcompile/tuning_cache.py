@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from qcompile.errors import QCompileError
-from qcompile.program_file import read, write
+from qcompile.files import read, write
 from qcompile.program_info import InfoError, dataclass_from_json
 
 FORMAT = "qcompile tuning"

@@ -15,8 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from qcompile.errors import QCompileError
+from qcompile.files import read
 from qcompile.machine import obstacle, runnable
-from qcompile.program_file import Archive, read, unpack
+from qcompile.program_file import Archive, unpack
 from qcompile.program_summary import Summary
 
 if TYPE_CHECKING:

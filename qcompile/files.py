@@ -1,0 +1,82 @@
+"""Files, whole: read at once, and put in place in one step."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from contextlib import suppress
+from pathlib import Path
+
+from qcompile.errors import QCompileError
+
+PathLike = str | os.PathLike[str]
+
+
+def read(path: PathLike) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        QCompileError: it cannot be read.
+    """
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise QCompileError("there is no such file", where=str(path)) from error
+    except (OSError, ValueError, TypeError) as error:
+        raise QCompileError(f"cannot read the file: {_reason(error)}", where=str(path)) from error
+
+
+def _reason(error: OSError | ValueError | TypeError) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def write(path: PathLike, data: bytes, *, what: str = "the program") -> None:
+    """Put a file in place in one step: whatever happens, either the old one is there or the new.
+
+    Args:
+        what: is saved, for the message.
+
+    Raises:
+        QCompileError: it cannot be written; the old file, if any, is untouched.
+    """
+    try:
+        real = Path(os.path.realpath(path))  # replace what a link points to, not the link
+        if not real.parent.is_dir():
+            folder = Path(path).parent
+            hint = f"mkdir -p {folder}"
+            raise QCompileError(f"there is no folder {folder}", where=str(path), hint=hint)
+        if real.exists() and not real.is_file():
+            raise QCompileError("is there already, and is no file", where=str(path))
+        _replace(real, data)
+    except (OSError, ValueError) as error:
+        problem = f"cannot save {what}: {_reason(error)}"
+        hint = "what was there before still is"
+        raise QCompileError(problem, where=str(path), hint=hint) from error
+
+
+def _replace(path: Path, data: bytes) -> None:
+    # In the same folder, as only within a file system a rename is one step.
+    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.tmp")
+    mode = path.stat().st_mode & 0o777 if path.exists() else 0o666
+    try:
+        # Not through tempfile, which ignores the umask.
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with open(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself survive a power cut, where the file system can."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            os.fsync(handle)
+    finally:
+        os.close(handle)
