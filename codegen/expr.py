@@ -71,10 +71,15 @@ def round_even(e: Expr) -> Expr:
     return call("llvm.roundeven", e)
 
 
+def larger(a: Expr, b: Expr) -> Expr:
+    """The larger of two numbers; the first where they are equal, or where the second is NaN."""
+    return select(splat(b, lanes(a)) > a, b, a)
+
+
 def maximum(a: Expr, b: Expr) -> Expr:
-    """The larger, or NaN where one is NaN."""
-    count = max(lanes(a), lanes(b))
-    return call("llvm.maximum", splat(a, count), splat(b, count))
+    """The larger, or NaN where one is NaN; the first where they are equal."""
+    a, b = keep(a), keep(b)
+    return select(tirx.isnan(b), b, larger(a, b))
 
 
 def at_least(e: Expr, low: float) -> Expr:

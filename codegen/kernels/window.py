@@ -19,6 +19,7 @@ from qcompile.codegen import expr as e
 from qcompile.codegen.expr import Expr
 from qcompile.codegen.groups import CONTRACTIONS, arguments, groups_of, sizes
 from qcompile.codegen.kernels.contraction import contraction_of
+from qcompile.codegen.kernels.finite import is_finite
 from qcompile.codegen.writer import Point, Writer
 from qcompile.ir.ops import hanging_padding
 
@@ -88,9 +89,10 @@ def _geometry(w: Writer, node: Node, dilation: Any) -> Geometry:
 
 def _max_pool(w: Writer, node: Node) -> Window:
     source, dilation = arguments(node)[0], arguments(node)[4]
+    larger = e.larger if is_finite(w, source) else e.maximum
 
     def take(value: Expr, _: Expr, p: Point) -> Expr:
-        return e.maximum(value, w.read(source, p))
+        return larger(value, w.read(source, p))
 
     geometry = _geometry(w, node, dilation)
     return Window(source, geometry, -math.inf, "float32", take, lambda value, _: value)

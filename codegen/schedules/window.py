@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from tvm import tirx
 from tvm.tirx.script import builder as tb
 
 from qcompile.codegen import expr as e
+from qcompile.codegen.dots.floats import Register
 from qcompile.codegen.expr import Expr
 from qcompile.codegen.kernels.window import Window
 from qcompile.codegen.schedules.loops import each_chunk, each_task, split
 from qcompile.codegen.writer import Point, Writer
 
-_UNROLLED = 16  # taps that are written out
+_UNROLLED = 32  # taps that are written out
 
 
 def schedule(w: Writer, window: Window) -> None:
@@ -26,57 +28,77 @@ def schedule(w: Writer, window: Window) -> None:
 
     def line(index: Expr) -> None:
         n, *at = split(index, outer)
-        with tb.serial(layout.spatial[-1]) as column:
-            place = (*at, column)
-            each_chunk(
-                layout.channels, lambda first, lanes: _pixel(w, window, n, place, first, lanes)
-            )
+        row(w, window, n, tuple(at))
 
     each_task(w, math.prod(outer), work, line)
+
+
+def row(w: Writer, window: Window, n: Expr, outer: tuple[Expr, ...]) -> None:
+    """One row of the result."""
+    layout = w.layout(w.group.anchor)
+    with tb.serial(layout.spatial[-1]) as column:
+        place = (*outer, column)
+        each_chunk(layout.channels, lambda first, lanes: _pixel(w, window, n, place, first, lanes))
 
 
 def _pixel(
     w: Writer, window: Window, n: Expr, at: tuple[Expr, ...], first: Expr, lanes: int
 ) -> None:
-    value = tb.alloc_buffer((lanes,), window.element, scope="global")
-    index = e.ramp(e.const(0, "int32"), 1, lanes)
-    start = e.splat(e.const(window.start, window.element), lanes)
-    tb.buffer_store(value, start, [index])
+    """Most windows lie inside: only the others ask at each tap."""
+    kernel = window.geometry.kernel
+    value = Register(window.element, lanes, e.const(window.start, window.element))
 
-    def tap(number: Expr, digits: list[Any]) -> None:
-        place, inside = _source_place(window, at, digits)
-        point = Point(n, place, first, lanes)
-        if not inside:
-            tb.buffer_store(value, window.take(value[index], number, point), [index])
+    def take(number: Expr, digits: Sequence[Any]) -> None:
+        place = _source_place(window, at, digits)
+        value.set(window.take(value.value, number, Point(n, place, first, lanes)))
+
+    def every() -> None:
+        if math.prod(kernel) <= _UNROLLED:
+            for i, digits in enumerate(itertools.product(*(range(k) for k in kernel))):
+                take(e.const(i, "int32"), digits)
             return
+        with tb.serial(math.prod(kernel)) as number:
+            take(number, split(number, kernel)[1:])
+
+    def each() -> None:
+        with tb.serial(math.prod(kernel)) as number:
+            digits = split(number, kernel)[1:]
+            with tb.If(tirx.all(*_inside(window, at, digits, digits))):
+                with tb.Then():
+                    take(number, digits)
+                if window.skip:
+                    with tb.Else():
+                        point = Point(n, _source_place(window, at, digits), first, lanes)
+                        value.set(window.skip(value.value, number, point))
+
+    inside = _inside(window, at, [0] * len(kernel), [k - 1 for k in kernel])
+    if not inside:
+        every()
+    else:
         with tb.If(tirx.all(*inside)):
             with tb.Then():
-                tb.buffer_store(value, window.take(value[index], number, point), [index])
-            if window.skip:
-                with tb.Else():
-                    tb.buffer_store(value, window.skip(value[index], number, point), [index])
-
-    if math.prod(window.geometry.kernel) <= _UNROLLED:
-        for i, digits in enumerate(itertools.product(*(range(k) for k in window.geometry.kernel))):
-            tap(e.const(i, "int32"), list(digits))
-    else:
-        with tb.serial(math.prod(window.geometry.kernel)) as number:
-            tap(number, split(number, window.geometry.kernel)[1:])
-    w.anchor = lambda p: window.finish(value[index], p)
+                every()
+            with tb.Else():
+                each()
+    w.anchored, w.anchor = w.group.anchor, lambda p: window.finish(value.value, p)
     w.finish(Point(n, at, first, lanes))
 
 
-def _source_place(
-    window: Window, at: tuple[Expr, ...], digits: list[Any]
-) -> tuple[tuple[Expr, ...], list[Expr]]:
-    """Where a tap reads, and what must hold so that it lies inside."""
+def _source_place(window: Window, at: tuple[Expr, ...], digits: Sequence[Any]) -> tuple[Expr, ...]:
+    """Where a tap reads."""
     g = window.geometry
-    place, inside = [], []
-    for d, (o, digit) in enumerate(zip(at, digits, strict=True)):
-        index = o * g.stride[d] + digit * g.dilation[d] - g.padding[2 * d]
-        place.append(index)
-        if g.padding[2 * d]:
-            inside.append(index >= 0)
-        if g.padding[2 * d + 1] > 0:
-            inside.append(index < g.inputs[d])
-    return tuple(place), inside
+    return tuple(
+        o * g.stride[d] + digit * g.dilation[d] - g.padding[2 * d]
+        for d, (o, digit) in enumerate(zip(at, digits, strict=True))
+    )
+
+
+def _inside(
+    window: Window, at: tuple[Expr, ...], first: Sequence[Any], last: Sequence[Any]
+) -> list[Any]:
+    """What must hold so that two taps, and all between them, lie inside."""
+    g = window.geometry
+    lowest, highest = _source_place(window, at, first), _source_place(window, at, last)
+    found = [low >= 0 for d, low in enumerate(lowest) if g.padding[2 * d] > 0]
+    pairs = enumerate(zip(highest, g.inputs, strict=True))
+    return found + [high < size for d, (high, size) in pairs if g.padding[2 * d + 1] > 0]

@@ -53,6 +53,39 @@ def test_max_pool_keeps_nan() -> None:
     check([Case(function, [(9, 4, 4)], name="nan")])
 
 
+def test_a_nan_anywhere_in_a_window_is_kept() -> None:
+    places = torch.zeros(9, 9, 7, 7)
+    for i in range(9):
+        places[i, i, 2 + i // 3, 2 + i % 3] = torch.nan
+
+    constants = {f"p{i}": places[i] for i in range(9)}
+
+    def one_nan(x: Tensor, **c: Tensor) -> Any:
+        return tuple(
+            aten.max_pool2d.default(aten.add.Tensor(x, c[f"p{i}"]), [3, 3], [1, 1], [1, 1])
+            for i in range(9)
+        )
+
+    check([Case(one_nan, [(9, 7, 7)], constants, name="nan at each tap")], batches=(1,))
+
+
+def test_pools_of_what_cannot_be_nan_and_of_what_overflows_to_it() -> None:
+    def levels(x: Tensor, w: Tensor, a: Tensor, b: Tensor) -> Any:
+        acc = q.conv.default(q.sign.default(x), w, [1, 1], [0, 0, 0, 0], [1, 1], 1, 0, 0)
+        y = q.scale_shift.default(q.scale_shift.default(acc, a, b), a, b)
+        return aten.max_pool2d.default(aten.relu.default(y), [2, 2])
+
+    weight = torch.randint(-9, 9, (6, 5, 1, 1), generator=torch.Generator().manual_seed(0))
+    constants = {"w": weight.to(torch.int8), "b": torch.linspace(-1, 1, 6)}
+    huge = torch.tensor([1.0, 3e38, -3e38, 0.0, 1e-20, -2.0])
+    check(
+        [
+            Case(levels, [(5, 6, 7)], {**constants, "a": huge}, name="overflows"),
+            Case(levels, [(5, 6, 7)], {**constants, "a": torch.linspace(-2, 2, 6)}, name="finite"),
+        ]
+    )
+
+
 def test_average_pools() -> None:
     pool = aten.avg_pool2d.default
     cases = [

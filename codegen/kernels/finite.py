@@ -1,0 +1,43 @@
+"""Values that are neither infinite nor NaN, whatever the network is given."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch.fx import Node
+
+from qcompile.codegen.groups import CONTRACTIONS, FLOAT_CONTRACTIONS, arguments
+from qcompile.codegen.writer import Writer
+
+_aten, _dialect = torch.ops.aten, torch.ops.qcompile
+_LARGEST = 1e38  # roundings on the way to it do not reach float32's end
+_PASS = frozenset({_aten.relu.default, _aten.neg.default, _aten.abs.default})
+
+
+def is_finite(w: Writer, node: Node) -> bool:
+    """Whether it is proved that a value is finite."""
+    return bound(w, node) < _LARGEST
+
+
+def bound(w: Writer, node: Node) -> float:
+    """What no element of a value exceeds in size; infinite or NaN where nothing is known."""
+    if node.target in CONTRACTIONS - FLOAT_CONTRACTIONS:
+        return 2.0**31
+    if node.op != "call_function":
+        return math.inf
+    given = arguments(node)
+    if node.target is _dialect.scale_shift.default:
+        most = bound(w, given[0]) if w.layout(given[0]).dtype == "float32" else 2.0**31
+        scale, shift = (0.0 if t is None else _size(w, t) for t in given[1:3])
+        return most * scale + shift
+    if node.target in _PASS:
+        return bound(w, given[0])
+    if node.target is _aten.add.Tensor and given[2] == 1:
+        return sum(bound(w, n) if isinstance(n, Node) else math.inf for n in given[:2])
+    return math.inf
+
+
+def _size(w: Writer, node: Node) -> float:
+    value = w.tensor(node)
+    return float(value.abs().amax()) if value.numel() else 0.0

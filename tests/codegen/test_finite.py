@@ -1,0 +1,55 @@
+"""What is proved about the size of values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from compiling import Case
+from torch import Tensor
+
+from qcompile.codegen.groups import form
+from qcompile.codegen.kernels.finite import bound, is_finite
+from qcompile.codegen.machine import machine_of
+from qcompile.codegen.writer import Writer
+from qcompile.ir.target import Target
+
+q, aten = torch.ops.qcompile, torch.ops.aten
+
+
+def bound_of(function: Callable[..., Any], **constants: Tensor) -> tuple[float, bool]:
+    """Of the value that the network returns."""
+    gm = Case(function, [(2, 3, 3)], constants).graph()
+    w = Writer(gm, form(gm)[-1], machine_of(Target("cpu")), {})
+    node = gm.graph.output_node().args[0]
+    return bound(w, node), is_finite(w, node)
+
+
+def test_sums_of_scaled_products_are_bounded() -> None:
+    def function(x: Tensor, w: Tensor, a: Tensor, b: Tensor) -> Any:
+        acc = q.conv.default(q.sign.default(x), w, [1, 1], [0, 0, 0, 0], [1, 1], 1, 0, 0)
+        y = aten.relu.default(q.scale_shift.default(acc, a, b))
+        return aten.add.Tensor(y, q.scale_shift.default(y, a, None))
+
+    w = torch.ones(2, 2, 1, 1, dtype=torch.int8)
+    a, b = torch.tensor([0.5, -2.0]), torch.tensor([3.0, -1.0])
+    most = 2.0**31 * 2 + 3
+    assert bound_of(function, w=w, a=a, b=b) == (most + 2 * most, True)
+    huge = torch.tensor([1e30, 0.0])
+    assert not bound_of(function, w=w, a=huge, b=b)[1]
+    assert not bound_of(function, w=w, a=a, b=torch.tensor([torch.nan, 0.0]))[1]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: aten.relu.default(x),
+        lambda x: aten.add.Tensor(x, x),
+        lambda x: aten.sigmoid.default(x),
+        lambda x: aten.max_pool2d.default(x, [2, 2]),
+    ],
+)
+def test_nothing_is_known_of_floats_from_outside(function: Callable[..., Any]) -> None:
+    assert not bound_of(function)[1]
