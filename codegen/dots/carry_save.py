@@ -137,8 +137,9 @@ class _CarrySaveSums(Sums):
         counter = _ByteCounter if dot.in_bytes else _VectorCounter
         self._counters = self.each(lambda: counter(lanes, dot.planes))
         if dot.in_bytes:
-            # What planes and counters of a byte hold together is the bits that were set there.
-            self.capacity = _MOST * (1 << dot.planes) // 8
+            # n words move at most (n + what the planes of a bit held before) >> planes carries of
+            # each of a byte's 8 bits: flushing empties the byte, not the planes.
+            self.capacity = _MOST // 8 << dot.planes
 
     def add(self, count: int, x: Load, weight: LoadWeight) -> None:
         for first in range(0, count, 2):

@@ -258,15 +258,23 @@ class _Body:
         most = run if sums.capacity is None else capacity // together * together
         per_flush = max(1, capacity // run) if run <= most else 1  # taps between two flushes
 
+        def part_of(tap: Expr, first: Expr, count: int) -> None:
+            whole, rest = divmod(count, together)
+            with tb.serial(whole) as part:
+                steps(tap, e.bind(part * together + first), together)
+            if rest:
+                steps(tap, e.bind(first + whole * together), rest)
+
         def tap_of(tap: Expr) -> None:
-            for first, count in chunks(run, most):
-                whole, rest = divmod(count, together)
-                with tb.serial(whole) as part:
-                    steps(tap, e.bind(part * together + first), together)
-                if rest:
-                    steps(tap, e.const(first + whole * together, "int32"), rest)
-                if first + count < run:
-                    sums.flush()
+            if run <= most:
+                part_of(tap, zero, run)
+                return
+            whole, rest = divmod(run, most)
+            with tb.serial(whole) as portion:
+                part_of(tap, e.bind(portion * most), most)
+                sums.flush()
+            if rest:
+                part_of(tap, e.const(whole * most, "int32"), rest)
 
         def taps_of(first: Expr, count: int) -> None:
             with tb.serial(count) as tap:
