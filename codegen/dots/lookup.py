@@ -102,7 +102,7 @@ class LookupDot(XnorDot):
     """Signs in words, counted four at a time."""
 
     together = (
-        2  # further on, neighbouring pixels read the same words: LLVM would keep their tables
+        1  # of two words or more, LLVM would keep the tables of one for the neighbouring pixel
     )
     live = 2
     fold = _FOLD

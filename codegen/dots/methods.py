@@ -14,8 +14,6 @@ from qcompile.codegen.dots.neon import CountBytesDot, CountDot
 from qcompile.codegen.dots.signs import XnorDot
 from qcompile.codegen.machine import Machine
 
-_SHORT = 24  # words, up to which counting the planes costs more than their adders save
-
 _METHODS: dict[str, Callable[..., XnorDot]] = {
     "popcount": XnorDot,
     "carry-save": CarrySaveDot,
@@ -38,7 +36,7 @@ def methods(machine: Machine, words: int) -> tuple[str, ...]:
     elif ternary and can_shuffle(machine):
         found.append("carry-save-bytes")
     if can_shuffle(machine) and words <= MOST_WORDS:
-        found.insert(0 if words <= _SHORT and "carry-save" not in found else len(found), "lookup")
+        found.append("lookup")
     return (*found, "popcount")
 
 

@@ -46,8 +46,7 @@ def best(arch: str, words: int) -> str:
 
 def test_each_processor_has_its_way_to_count() -> None:
     assert best("icelake-server", 18) == "carry-save"
-    assert best("cascadelake", 18) == "lookup"
-    assert best("cascadelake", 36) == "carry-save-bytes"
+    assert best("cascadelake", 18) == "carry-save-bytes"
     assert best("haswell", 36) == "lookup"
     assert best("x86-64", 36) == "popcount"
     for arch in ("icelake-server", "cascadelake", "haswell", "x86-64"):
