@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,9 @@ GOLDEN = Path(__file__).parent / "golden"
 # No deadline: two cores are shared, and the first example compiles things. The same examples on
 # every run: a failure is one of this change.
 settings.register_profile("qcompile", deadline=None, derandomize=True, max_examples=25)
-settings.load_profile("qcompile")
+# By hand, for hours: other examples each time, a hundred times as many.
+settings.register_profile("deep", deadline=None, max_examples=2500)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "qcompile"))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

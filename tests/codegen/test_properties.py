@@ -1,0 +1,65 @@
+"""Random layers on every target: equal to the dialect's reference, integers bit for bit.
+
+HYPOTHESIS_PROFILE=deep pytest --timeout 0 tests/codegen/test_properties.py  draws other layers
+each time, a hundred times as many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from compiling import check
+from hypothesis import given
+from layer_strategies import binaries, floats, integers, rounds
+from machines import TARGETS, runnable
+from random_layers import Binary, Family, Float, Integer, Layer, Slide
+
+_BATCHES = (1, 3)
+on_every_target = pytest.mark.parametrize("target", TARGETS)
+
+
+def _check(families: Sequence[Family], target: str) -> None:
+    if families:
+        check([family.case() for family in families], runnable(target), _BATCHES)
+
+
+@on_every_target
+@rounds(1)
+@given(families=binaries)
+def test_binary_layers(target: str, families: list[Binary]) -> None:
+    _check(families, target)
+
+
+@on_every_target
+@rounds(1)
+@given(families=integers)
+def test_integer_layers(target: str, families: list[Integer]) -> None:
+    _check(families, target)
+
+
+@on_every_target
+@rounds(1)
+@given(families=floats)
+def test_float_layers(target: str, families: list[Float]) -> None:
+    _check(families, target)
+
+
+def _slide(kernel: int, padding: int) -> Slide:
+    return Slide((kernel,) * 2, (1, 1), (padding,) * 4, (1, 1))
+
+
+_LONG_SUMS = [
+    Binary(512, (3, 3), (Layer(19, _slide(5, 2), end="bits", pad=-1),)),
+    Binary(4096, (2, 2), (Layer(33, _slide(1, 0)),)),
+    Binary(40000, (), (Layer(5),)),
+    Binary(8191, (), (Layer(64, end="signs"),), low=0),
+    Integer(40000, (), (Layer(33),)),
+    Integer(512, (3, 3), (Layer(17, _slide(5, 2)),), qmin=-128, qmax=127),
+]
+
+
+@on_every_target
+def test_sums_of_many_products(target: str) -> None:
+    """Counters of a few bits have to be emptied in time, also where all places differ, or none."""
+    check([family.case() for family in _LONG_SUMS], runnable(target), (4,))
