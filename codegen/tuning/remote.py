@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import socket
 import struct
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ class Tracker:
 
 
 class RemoteBench:
-    """A server, for as long as this object lives."""
+    """A server, until it is closed."""
 
     def __init__(self, session: Any, threads: int) -> None:
         """Take a session, and let kernels use so many threads there.
@@ -96,6 +97,7 @@ class RemoteBench:
         session.get_function("runtime.config_threadpool")(_BIG_CORES, threads)
         there = int(session.get_function("runtime.NumThreads")())
         if there != threads:
+            self.close()
             raise QCompileError(
                 f"a server runs kernels on {there} thread(s), not on {threads}",
                 hint=f"start it with TVM_NUM_THREADS={threads} in its environment, or tune for "
@@ -113,8 +115,13 @@ class RemoteBench:
     def load(self, library: Path) -> Any:
         """Send a library there, and load it."""
         name = f"kernel{next(self._numbers)}.so"
-        self._session.upload(str(library), name)
+        self._session.upload(bytearray(library.read_bytes()), name)
         try:
             return self._session.load_module(name)
         finally:
             self._session.remove(name)
+
+    def close(self) -> None:
+        """Give the server back. References to what lies there do not keep it."""
+        with suppress(RuntimeError):  # it is lost already
+            self._session.get_function("CloseRPCConnection")()

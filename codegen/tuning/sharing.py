@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 
 from torch.fx import GraphModule
@@ -61,6 +62,9 @@ def search_here(
         done(task, found)
 
 
+_Result = tuple[Task | None, Found | Exception | None]
+
+
 @dataclass
 class _Shared:
     """What the threads of one search have in common; each serves one server."""
@@ -69,28 +73,52 @@ class _Shared:
     budget: Budget
     tick: Callable[[], None]
     tasks: queue.SimpleQueue[tuple[Task, int]] = field(default_factory=queue.SimpleQueue)
-    results: queue.SimpleQueue[tuple[Task, Found | Exception | None]] = field(
-        default_factory=queue.SimpleQueue
-    )
+    results: queue.SimpleQueue[_Result] = field(default_factory=queue.SimpleQueue)
+
+    finished: threading.Event = field(default_factory=threading.Event)
 
     def serve(self) -> None:
-        """Take tasks until there are none, or the server is lost."""
-        while True:
+        """Take tasks until all is finished, or a server is lost."""
+        while not self.finished.is_set():
             try:
-                task, attempt = self.tasks.get_nowait()
-            except queue.Empty:
-                return
-            try:
-                self.results.put((task, task.search(self.open(), self.budget, self.tick)))
-            except (RuntimeError, OSError) as error:
-                if attempt == 0:
-                    self.tasks.put((task, 1))  # perhaps it was the server; another one may do
-                else:
-                    self.results.put((task, error))
+                if self.budget.left() and not self.tasks.empty():
+                    with closing(self.open()) as bench:  # may wait: others take the tasks meanwhile
+                        self._take(bench)
+                elif not self._drop():
+                    self.finished.wait(_LOOK)  # another server may yet be lost: its task comes back
+            except (RuntimeError, OSError):
                 return
             except QCompileError as error:
-                self.results.put((task, error))
+                self.results.put((None, error))
                 return
+
+    def _take(self, bench: Bench) -> None:
+        """Search for one task, if there is one.
+
+        Raises:
+            RuntimeError, OSError: the server is lost; another one may do.
+        """
+        try:
+            task, attempt = self.tasks.get_nowait()
+        except queue.Empty:
+            return
+        try:
+            self.results.put((task, task.search(bench, self.budget, self.tick)))
+        except (RuntimeError, OSError) as error:
+            if attempt == 0:
+                self.tasks.put((task, 1))
+            else:
+                self.results.put((task, error))
+            raise
+
+    def _drop(self) -> bool:
+        """Give up a task, now that the budget is used up; False where there is none."""
+        try:
+            task, _ = self.tasks.get_nowait()
+        except queue.Empty:
+            return False
+        self.results.put((task, None))
+        return True
 
 
 def search_there(
@@ -122,29 +150,23 @@ def search_there(
         _collect(shared, threads, len(tasks), done)
     finally:
         budget.stop()
+        shared.finished.set()
 
 
 def _collect(shared: _Shared, threads: Sequence[threading.Thread], tasks: int, done: Done) -> None:
     left, start = tasks, time.monotonic()
     while left:
         alive = any(thread.is_alive() for thread in threads)
+        waited = 0 if shared.budget.trials else time.monotonic() - start
         try:
             task, found = shared.results.get(timeout=_LOOK)
         except queue.Empty:
-            if not alive:
-                raise QCompileError(
-                    f"all servers were lost, with {left} kernels to go",
-                    hint="what they found so far is kept; their logs say more",
-                ) from None
-            if not shared.budget.trials and time.monotonic() - start > PATIENCE:
-                raise QCompileError(
-                    f"no server was free for {PATIENCE:.0f} s",
-                    hint="python -m tvm.exec.query_rpc_tracker shows who is waiting",
-                ) from None
+            _check_servers(alive, waited, left)
             continue
         left -= 1
         if isinstance(found, QCompileError):
             raise found
+        assert task is not None
         if isinstance(found, Exception):
             raise QCompileError(
                 f"a kernel of {task.workload.layers[0]} was lost with two servers: {found}",
@@ -152,3 +174,17 @@ def _collect(shared: _Shared, threads: Sequence[threading.Thread], tasks: int, d
             ) from found
         if found is not None:
             done(task, found)
+
+
+def _check_servers(alive: bool, waited: float, left: int) -> None:
+    """Give up where nothing is to be expected any more.
+
+    Raises:
+        QCompileError: no server is left, or none was to be had from the beginning.
+    """
+    if not alive:
+        what = f"all servers were lost, with {left} kernels to go"
+        raise QCompileError(what, hint="what they found so far is kept; their logs say more")
+    if waited > PATIENCE:
+        hint = "python -m tvm.exec.query_rpc_tracker shows who has them"
+        raise QCompileError(f"no server was free for {PATIENCE:.0f} s", hint=hint)

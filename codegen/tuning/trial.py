@@ -44,6 +44,9 @@ class Bench(Protocol):
     def load(self, library: Path) -> Any:
         """The module of a library."""
 
+    def close(self) -> None:
+        """Nothing more is measured here."""
+
 
 class LocalBench:
     """This process. Kernels use the threads that the calling thread was given."""
@@ -52,6 +55,9 @@ class LocalBench:
 
     def load(self, library: Path) -> Any:
         return tvm.runtime.load_module(str(library))
+
+    def close(self) -> None:
+        """There is nothing to give back."""
 
 
 @dataclass(frozen=True)
