@@ -10,6 +10,7 @@ of a group lies in memory.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,6 +97,8 @@ INEXACT = (
         _aten.avg_pool3d.default,
     }
 )
+_ROW_POOLS = frozenset({_aten.max_pool2d.default, _aten.avg_pool2d.default})
+_NEAR = 1 << 17  # bytes that stay in a core's second cache beside others
 _FOLLOWED = CONTRACTIONS | POOLS | REDUCTIONS | ELEMENTWISE | {_aten.pad.default}
 
 
@@ -124,6 +127,12 @@ class Group:
                 if value not in self.nodes and value.op != "get_attr":
                     found[value] = None
         return tuple(found)
+
+    @property
+    def pool(self) -> Node | None:
+        """The pooling of a contraction's result, where one kernel computes both."""
+        after = self.nodes[self.nodes.index(self.anchor) + 1 :]
+        return next((n for n in after if n.target in POOLS), None)
 
     @property
     def packs(self) -> bool:
@@ -204,7 +213,10 @@ def _group_from(node: Node, taken: set[Node]) -> Group:
         if (
             user is None
             or user in taken
-            or not _joins(user, nodes[-1], exact=exact, whole_words=whole)
+            or not (
+                _joins(user, nodes[-1], exact=exact, whole_words=whole)
+                or _pools_rows(user, anchor, nodes)
+            )
         ):
             break
         nodes.append(user)
@@ -243,6 +255,24 @@ def _fills_words(anchor: Node) -> bool:
 
 def _only_user(node: Node) -> Node | None:
     return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def _pools_rows(user: Node, anchor: Node, nodes: list[Node]) -> bool:
+    """Whether a pooling takes a contraction's rows as they come, a few at a time.
+
+    The weights are read anew for each row, and the rows of a window wait: both from a near cache.
+    """
+    if user.target not in _ROW_POOLS or anchor.target not in CONTRACTIONS:
+        return False
+    if groups_of(anchor) > 1 or len(spec(user).shape) != 4 or any(n.target in POOLS for n in nodes):
+        return False
+    source, kernel = arguments(user)[:2]
+    dilation = sizes(arguments(user)[4], 2)[0] if user.target is _aten.max_pool2d.default else 1
+    span = dilation * (sizes(kernel, 2)[0] - 1) + 1
+    shape = spec(source).shape
+    rows = span * shape[1] * shape[3] * spec(source).dtype.itemsize
+    weight = spec(arguments(anchor)[1])
+    return max(rows, math.prod(weight.shape) * weight.dtype.itemsize) <= _NEAR
 
 
 def _joins(user: Node, last: Node, *, exact: bool, whole_words: bool) -> bool:

@@ -78,7 +78,7 @@ def schedule(w: Writer, c: Contraction, tile: Tile) -> None:
     """Write the whole contraction with what follows it."""
     work = c.steps * c.groups * c.weight.shape[1] * math.prod(c.outputs) // c.dot.unit
     if w.layout(w.group.anchor).spatial or work < _BATCHED_FROM:
-        _Body(w, c, tile, work).write()
+        Body(w, c, tile, work).write()
         return
     width = tile_of(_of_batch(c, _MANY), w.machine, packs=w.group.packs).pixels
     _matrix(w, c, tile, work, [width, -(-width // 2)])
@@ -92,11 +92,11 @@ def _of_batch(c: Contraction, samples: int) -> Contraction:
 def _matrix(w: Writer, c: Contraction, tile: Tile, work: int, widths: list[int]) -> None:
     """A product with each weight used for several samples, where there are so many."""
     if not widths:
-        _Body(w, c, tile, work).write()
+        Body(w, c, tile, work).write()
         return
     width, *narrower = widths
     wide = _of_batch(c, width)
-    body = _Body(w, wide, tile_of(wide, w.machine, packs=w.group.packs), width * work)
+    body = Body(w, wide, tile_of(wide, w.machine, packs=w.group.packs), width * work)
     # The last tile begins early enough to be full. Twice the width: what it repeats is not much.
     with tb.If(w.n >= (2 * width if narrower else width)):
         with tb.Then():
@@ -117,15 +117,22 @@ class _Spot:
     pixels: int
 
 
-class _Body:
+class Body:
     """The loops of one contraction, from the outermost in."""
 
-    def __init__(self, w: Writer, c: Contraction, tile: Tile, work: int) -> None:
-        """Args: work: scalar operations of a sample, or of as many as the contraction spans."""
+    def __init__(
+        self, w: Writer, c: Contraction, tile: Tile, work: int, *, single: bool = False
+    ) -> None:
+        """Prepare the weights.
+
+        Args:
+            work: scalar operations of a sample, or of as many as the contraction spans.
+            single: rows are computed one by one, all channels of each.
+        """
         self._w, self._c, self._tile, self._work = w, c, tile, work
         rows = rows_of(w, c)
         blocks = c.weight.shape[1] // tile.channels
-        self._rows = replace(rows, band=band_of(c, rows, max(1, blocks)))
+        self._rows = rows if single else replace(rows, band=band_of(c, rows, max(1, blocks)))
         packed = pack_weight(c, tile.lanes, merged=rows.merged)
         self._weights = w.buffer(packed)
         self._wide, self._taps, self._run = packed.shape[1:4]
@@ -134,7 +141,7 @@ class _Body:
             self._outer[-1] = -(-self._outer[-1] // self._rows.band)
         self._lines = math.prod(self._outer) * c.groups
         size = packed.numel() * packed.element_size()
-        self._pieces = pieces_of(blocks, self._lines, work, size)
+        self._pieces = 1 if single else pieces_of(blocks, self._lines, work, size)
 
     def write(self, samples: int = 1) -> None:
         """All lines of all samples, so many samples at once; the batch has at least so many."""
@@ -154,11 +161,11 @@ class _Body:
                     self._c.outputs[-2] - self._rows.band
                 )  # the last band begins early: it is full
                 outer[-1] = e.bind(tirx.min(outer[-1] * self._rows.band, last))
-            self._band(n, tuple(outer), group, piece)
+            self.band(n, tuple(outer), group, piece)
 
         each_task(self._w, self._lines * self._pieces, self._work, task, count)
 
-    def _band(self, n: Expr, outer: tuple[Expr, ...], group: Expr, piece: Expr) -> None:
+    def band(self, n: Expr, outer: tuple[Expr, ...], group: Expr = 0, piece: Expr = 0) -> None:
         """Some rows of the result: all of a block of channels, then the next block."""
         c, tile = self._c, self._tile
         rows = self._rows.fill(n, outer, group)

@@ -21,7 +21,7 @@ from qcompile.codegen.kernels.contraction import contraction_of
 from qcompile.codegen.kernels.reduction import reduction_of
 from qcompile.codegen.kernels.window import is_depthwise, window_of
 from qcompile.codegen.machine import Machine
-from qcompile.codegen.schedules import contraction, pointwise, reduction, window
+from qcompile.codegen.schedules import contraction, pointwise, pooled, reduction, window
 from qcompile.codegen.schedules.tile import Choice, tile_of
 from qcompile.codegen.writer import Kernel, Writer
 from qcompile.errors import QCompileError
@@ -37,7 +37,10 @@ def _contraction(w: Writer, choice: Choice | None = None) -> Kernel | None:
     def write(w: Writer) -> None:
         c = contraction_of(w, w.machine, choice.method if choice else None)
         tile = choice.tile if choice else tile_of(c, w.machine, packs=w.group.packs)
-        contraction.schedule(w, c, tile)
+        if w.group.pool is None:
+            contraction.schedule(w, c, tile)
+        else:
+            pooled.schedule(w, c, tile, w.group.pool)
 
     return w.write(write)
 
