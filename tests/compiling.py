@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 from tvm import relax
 
-from qcompile.codegen.build import Built, build
+from qcompile.codegen.build import Built, Choose, build, by_default
 from qcompile.ir.graph import propagate, trace, verify
 from qcompile.ir.stages import Stage
 from qcompile.ir.target import Target
@@ -176,10 +176,11 @@ def check(
     target: str = "cpu",
     batches: Sequence[int] = BATCHES,
     start: Callable[[GraphModule, Built], Run] = loaded,
+    choose: Choose = by_default,
 ) -> Built:
     """Compile the cases, run them, compare every result with PyTorch's."""
     gm = joined(cases)
-    built = build(gm, Target.parse(target))
+    built = build(gm, Target.parse(target), choose)
     started = start(gm, built)
     for batch in batches:
         inputs = [x for i, case in enumerate(cases) for x in case.inputs(batch, 100 * batch + i)]

@@ -8,6 +8,7 @@ from qcompile.codegen.kernels.contraction import Contraction
 from qcompile.codegen.machine import Machine
 from qcompile.codegen.schedules.loops import CHUNK
 
+_SUMS = 12  # two units, of four to five cycles
 _STACK = 1024  # bytes: TVM gives a local buffer below that to LLVM as a stack slot
 
 
@@ -63,9 +64,20 @@ def tile_of(c: Contraction, machine: Machine, *, packs: bool, spare: int = 4) ->
     else:
         # AArch64's instructions take no operand from memory: a broadcast costs one, for all vectors.
         vectors = min(wide, 8 // c.dot.registers if machine.family == "aarch64" else 2)
+        vectors = max(vectors, _vectors(c, wide, machine.registers - spare))
     free = machine.registers - spare - vectors * c.dot.live
     most = max(1, free // (vectors * c.dot.registers))
     return Tile(lanes, vectors, _pixels(width, most))
+
+
+def _vectors(c: Contraction, wide: int, registers: int) -> int:
+    """How many vectors make up for a narrow map, so that there are sums enough to hide an addition."""
+    width, each = c.outputs[-1], c.dot.registers
+    fitting = [
+        v for v in range(1, min(wide, 8) + 1) if v * (width * each + c.dot.live) <= registers
+    ]
+    enough = [v for v in fitting if v * width * each >= _SUMS and wide % v == 0]
+    return min(enough, default=max(fitting, default=1)) if width < _SUMS // 2 else 1
 
 
 def _pixels(width: int, most: int) -> int:
@@ -84,7 +96,8 @@ def candidates(
     default = tile_of(c, machine, packs=packs)
     outputs, width = c.weight.shape[1], c.outputs[-1]
     halved = default.lanes // 2
-    halves = 4 <= halved < machine.lanes and outputs % default.lanes
+    fold = c.dot.fold  # channels to a lane of 32 bits
+    halves = 4 <= halved // fold < machine.lanes and outputs % default.lanes
     lanes_of = [default.lanes, *([halved] if halves else [])]
     found: dict[Tile, int] = {}
     for lanes in lanes_of:

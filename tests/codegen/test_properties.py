@@ -6,14 +6,22 @@ each time, a hundred times as many.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 
 import pytest
 from compiling import check
 from hypothesis import given
+from hypothesis import strategies as st
 from layer_strategies import binaries, floats, integers, rounds
 from machines import TARGETS, runnable
 from random_layers import Binary, Family, Float, Integer, Layer, Slide
+from torch.fx import GraphModule
+
+from qcompile.codegen.groups import Group
+from qcompile.codegen.machine import Machine
+from qcompile.codegen.schedules.tile import Choice
+from qcompile.codegen.tuning.space import choices_of, is_tunable
 
 _BATCHES = (1, 3)
 on_every_target = pytest.mark.parametrize("target", TARGETS)
@@ -45,6 +53,24 @@ def test_float_layers(target: str, families: list[Float]) -> None:
     _check(families, target)
 
 
+@on_every_target
+@rounds(1)
+@given(families=binaries, seed=st.integers(0, 999))
+def test_binary_layers_in_other_ways(target: str, families: list[Binary], seed: int) -> None:
+    """Every method and tile that tuning may take, not only what is taken without it."""
+    rng = random.Random(seed)
+
+    def choose(gm: GraphModule, group: Group, machine: Machine) -> Choice | None:
+        return (
+            rng.choice(choices_of(gm, group, machine)) if is_tunable(gm, group, machine) else None
+        )
+
+    if families:
+        cases = [family.case() for family in families]
+        built = check(cases, runnable(target), _BATCHES, choose=choose)
+        assert all(k.tuned for k in built.kernels if k.kind == "xnor-popcount")
+
+
 def _slide(kernel: int, padding: int) -> Slide:
     return Slide((kernel,) * 2, (1, 1), (padding,) * 4, (1, 1))
 
@@ -63,3 +89,15 @@ _LONG_SUMS = [
 def test_sums_of_many_products(target: str) -> None:
     """Counters of a few bits have to be emptied in time, also where all places differ, or none."""
     check([family.case() for family in _LONG_SUMS], runnable(target), (4,))
+
+
+@on_every_target
+def test_sums_of_many_products_by_the_next_best_method(target: str) -> None:
+    def choose(gm: GraphModule, group: Group, machine: Machine) -> Choice | None:
+        if not is_tunable(gm, group, machine):
+            return None
+        choices = choices_of(gm, group, machine)
+        return next((c for c in choices if c.method != choices[0].method), choices[0])
+
+    signs = [family.case() for family in _LONG_SUMS if isinstance(family, Binary)]
+    check(signs, runnable(target), (4,), choose=choose)
