@@ -43,6 +43,7 @@ class Contraction:
         kernel, stride, dilation: of each spatial dimension, at least one.
         padding: `[before, after]` for each.
         inputs, outputs: spatial sizes of the source and of the result.
+        whole: each output channel is a product with a whole sample, seen as one pixel.
     """
 
     source: Node
@@ -53,6 +54,7 @@ class Contraction:
     dilation: tuple[int, ...] = (1,)
     inputs: tuple[int, ...] = (1,)
     outputs: tuple[int, ...] = (1,)
+    whole: bool = False
 
     @property
     def groups(self) -> int:
@@ -82,6 +84,15 @@ def contraction_of(w: Writer, machine: Machine, method: str | None = None) -> Co
     Raises:
         QCompileError: a rank or an option that is not compiled.
     """
+    c = _read(w, machine, method)
+    flat = not w.layout(c.source).torch_order or w.layout(c.source).channels_last
+    if c.groups > 1 or any(c.padding) or c.kernel != (c.inputs or (1,)) or not flat:
+        return c
+    rows = c.weight.reshape(1, c.weight.shape[1], 1, -1)
+    return Contraction(c.source, rows, c.dot, whole=True)
+
+
+def _read(w: Writer, machine: Machine, method: str | None) -> Contraction:
     node = w.group.anchor
     if node.target is _dialect.xnor_matmul.default:
         return _xnor(w, node, machine, method)

@@ -77,7 +77,7 @@ def pieces_of(blocks: int, lines: int, work: int, weight_bytes: int = 0) -> int:
 def schedule(w: Writer, c: Contraction, tile: Tile) -> None:
     """Write the whole contraction with what follows it."""
     work = c.steps * c.groups * c.weight.shape[1] * math.prod(c.outputs) // c.dot.unit
-    if w.layout(w.group.anchor).spatial or work < _BATCHED_FROM:
+    if not c.whole or work < _BATCHED_FROM:
         Body(w, c, tile, work).write()
         return
     width = tile_of(_of_batch(c, _MANY), w.machine, packs=w.group.packs).pixels
@@ -213,10 +213,12 @@ class Body:
                 tb.buffer_store(scratch, total, [tirx.Ramp(at, 1, e.lanes(total))])
                 at += e.lanes(total)
         first = spot.group * c.weight.shape[1] + vector * lanes
-        flat = not w.layout(w.group.anchor).spatial
+        origin = (e.const(0, "int32"),) * len(w.layout(w.group.anchor).spatial)
         with tb.serial(spot.pixels) as pixel:
             column = spot.column + pixel
-            n, place = (spot.n + column, ()) if flat else (spot.n, (*spot.outer, column))
+            n, place = spot.n, (*spot.outer, column)
+            if c.whole:
+                n, place = spot.n + column, origin
             for start, some in chunks(channels):
                 total = scratch[e.ramp(pixel * width + start, 1, some)]
                 w.anchor = partial(finish, total)

@@ -226,6 +226,9 @@ def rows_read(c: Contraction, band: int) -> int:
 def rows_of(w: Writer, c: Contraction) -> Rows:
     """Decide whether rows are copied."""
     operand = w.operands[c.source]
+    if c.whole:
+        flat = replace(operand.layout, spatial=(), channels=operand.layout.size)
+        operand = replace(operand, layout=flat)
     layout = operand.layout
     merged = c.dilation[-1] == 1
     run = c.kernel[-1] * c.channels if merged else c.channels

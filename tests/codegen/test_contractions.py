@@ -146,6 +146,23 @@ def test_float_convolutions_and_matrix_products() -> None:
     check(cases)
 
 
+@pytest.mark.parametrize("target", ["cpu", "cpu:haswell"])
+def test_convolutions_with_kernels_as_large_as_the_map(target: str) -> None:
+    """Matrix products, but for the places of what follows them."""
+    ones, none = (1, 1), (0, 0, 0, 0)
+    cases = [
+        int_conv(20, 70, (3, 4), ones, none, ones, zero_point=9, tail="quantize", size=(3, 4)),
+        int_conv(64, 32, (2, 2), (3, 1), none, ones, source="int8", tail="pack", size=(2, 2)),
+        int_conv(7, 40, (1, 1), ones, none, ones, zero_point=3, size=(1, 1), seed=4),
+        int_conv(9, 65, (60,), (1,), (0, 0), (1,), zero_point=3, size=(60,), seed=5),
+        int_conv(8, 64, (4, 4), ones, none, ones, groups=2, tail="quantize", size=(4, 4), seed=6),
+        int_conv(8, 33, (4, 4), ones, (1, 1, 0, 1), ones, zero_point=7, size=(4, 4), seed=7),
+        xnor_conv(64, 70, (4, 4), ones, none, ones, tail="pack", size=(4, 4), seed=8),
+        xnor_conv(40, 33, (4, 3), (2, 2), none, ones, tail="residual", size=(4, 3), seed=9),
+    ]
+    check(cases, target, batches=(1, 5, 8, 30))
+
+
 def test_few_channels_in_torchs_order_are_interleaved() -> None:
     cases = []
     for channels, groups in [(2, 1), (3, 1), (6, 2), (8, 1), (9, 1)]:
@@ -189,7 +206,7 @@ def test_large_layers_run_on_all_threads() -> None:
     assert b"compute_" in built.library
 
 
-def test_float_values_take_signs_in_a_kernel_of_their_own() -> None:
+def test_float_values_that_signs_are_taken_from_are_stored() -> None:
     def function(x: Tensor, w: Tensor, a: Tensor) -> Any:
         y = aten.convolution.default(x, w, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1)
         return q.scale_shift.default(aten.relu.default(y), a, a), y
@@ -203,7 +220,6 @@ def test_float_values_take_signs_in_a_kernel_of_their_own() -> None:
     case = Case(function, shape, constants, tolerance=(1e-5, 1e-5))
     # A sign may differ from torch's only where the value is within rounding of 0: none is, here.
     built = check([case, Case(signs_of, shape, constants)])
-    assert [k.nodes for k in built.kernels[-2:]] == [
-        ("convolution_default_1", "scale_shift_default_1"),
-        ("sign_default",),
-    ]
+    kernel = built.kernels[-1]
+    assert kernel.nodes == ("convolution_default_1", "scale_shift_default_1", "sign_default")
+    assert [value.node for value in kernel.results] == ["convolution_default_1", "sign_default"]
