@@ -206,17 +206,13 @@ def split(shape: Shape, x: Tensor, target: str, settings: Settings) -> dict[str,
     clock = timed_rows.CLOCKS[settings.clock]
     parts = {"pack_sign": "pack", "xnor_popcount": "matmul", "pack_threshold": "epilogue"}
     taken: dict[str, list[float]] = {part: [] for part in parts.values()}
-    started = 0.0
-
-    def watch(function: Any, name: Any, before: bool, result: Any, *arguments: Any) -> None:
-        nonlocal started
-        part = next((p for prefix, p in parts.items() if str(name).startswith(prefix)), None)
-        if part is not None and not before:
-            taken[part].append(clock() - started)
-        started = clock()
-
     for _ in range(_SPLIT_ROUNDS):
-        program.run_instrumented(watch, x)
+        for kernel, run in program.steps(x):
+            part = next((p for prefix, p in parts.items() if kernel.name.startswith(prefix)), None)
+            started = clock()
+            run()
+            if part is not None:
+                taken[part].append(clock() - started)
     return {part: median(seconds) for part, seconds in taken.items() if seconds}
 
 

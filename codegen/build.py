@@ -1,32 +1,37 @@
-"""A lowered graph becomes one library: `main(*inputs)` runs the whole network, for any batch size.
+"""A lowered graph becomes one library, whose function `run` runs the whole network, for any batch size.
 
-groups of nodes -> a PrimFunc each -> a Relax function that calls them -> LLVM -> a shared library
+groups of nodes -> a PrimFunc each -> places for their values -> `run`, which calls them -> LLVM -> a
+shared library
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tvm
 from torch.fx import GraphModule, Node
-from tvm import relax, tirx
+from tvm.ir import GlobalVar
 from tvm_ffi import StructuralKey
 
-from qcompile.codegen.groups import FLATTEN, Group, form
+from qcompile.codegen.entry import Constants, Step, entry, stride_of
+from qcompile.codegen.fusion import form
+from qcompile.codegen.groups import Group
 from qcompile.codegen.layout import Layout, check_batch, layout_of
 from qcompile.codegen.linker import link
 from qcompile.codegen.machine import Machine, machine_of
-from qcompile.codegen.pipeline import KERNELS, NETWORK
+from qcompile.codegen.pipeline import KERNELS
+from qcompile.codegen.plan import Place, Plan, plan, returned
 from qcompile.codegen.schedules.copy import copy
 from qcompile.codegen.schedules.cpu import kernel_of
 from qcompile.codegen.schedules.tile import Choice
 from qcompile.codegen.writer import Kernel
 from qcompile.errors import QCompileError
-from qcompile.ir.graph import stage_of, verify, where
+from qcompile.ir.graph import stage_of, verify
 from qcompile.ir.stages import Stage
 from qcompile.ir.target import Target
 
@@ -39,17 +44,33 @@ def by_default(gm: GraphModule, group: Group, machine: Machine) -> Choice | None
 
 
 @dataclass(frozen=True)
+class Stored:
+    """A value that a kernel stores.
+
+    Attributes:
+        node: its name in the lowered graph.
+        size: bytes of a sample.
+        output: the number of the program's output that it is, or -1 if it lies in the workspace.
+        offset: its first byte there, or 0.
+    """
+
+    node: str
+    size: int
+    output: int
+    offset: int
+
+
+@dataclass(frozen=True)
 class KernelInfo:
     """One call of a kernel, in the order in which they run.
 
     Attributes:
         name: its symbol in the library; layers of one shape share one.
-        nodes: names of the nodes of the lowered graph that it computes, in order; its result is the
-            last one's value.
+        nodes: names of the nodes of the lowered graph that it computes, in order.
         layer: the user's layer that it stands for.
         kind: "xnor-popcount", "int8", "float32", "pack", "pool", "softmax", "copy", "elementwise".
-        inputs: names of the nodes whose values are its first arguments, in order. Constants follow,
-            then the result.
+        inputs: names of the nodes whose values it reads, in the order of its arguments.
+        results: the values that it stores, in the order of its arguments.
         tuned: how it is computed, where that is not the default.
     """
 
@@ -58,6 +79,7 @@ class KernelInfo:
     layer: str
     kind: str
     inputs: tuple[str, ...]
+    results: tuple[Stored, ...]
     tuned: str = ""
 
 
@@ -73,6 +95,9 @@ class Built:
         arch: LLVM's name of the processor that the code is for.
         features: the instructions that the processor must have, as Linux spells them.
         layouts: how the values between kernels lie in memory, by node name.
+        outputs: shapes after the batch, and dtypes.
+        workspace: bytes that each thread needs.
+        samples: how many a workspace holds.
     """
 
     library: bytes
@@ -81,6 +106,9 @@ class Built:
     arch: str
     features: tuple[str, ...]
     layouts: dict[str, Layout]
+    outputs: tuple[tuple[tuple[int, ...], str], ...]
+    workspace: int
+    samples: int
 
 
 def build(gm: GraphModule, target: Target, choose: Choose = by_default) -> Built:
@@ -100,117 +128,86 @@ def build(gm: GraphModule, target: Target, choose: Choose = by_default) -> Built
     machine = machine_of(target)
     groups = form(gm)
     choices = [choose(gm, group, machine) for group in groups]
-    module, kernels = _Network(gm, machine).module(groups, choices)
+    placed = plan(gm, groups)
+    module, names = _module(gm, groups, choices, placed, machine)
     with tvm.transform.PassContext(opt_level=3):
-        executable = relax.build(
-            module, machine.target, relax_pipeline=NETWORK, tir_pipeline=KERNELS
-        )
+        library = tvm.tirx.build(module, machine.target, KERNELS)
     with tempfile.TemporaryDirectory(prefix="qcompile-") as folder:
         path = Path(folder) / "library.so"
-        link(executable, path, machine.family)
-        library = path.read_bytes()
+        link(tvm.runtime.Executable(library), path, machine.family)
+        code = path.read_bytes()
+    kernels = tuple(
+        KernelInfo(
+            name,
+            tuple(n.name for n in g.nodes),
+            str(g.anchor.meta.get("layer") or g.anchor.name),
+            g.kind,
+            tuple(n.name for n in g.inputs),
+            tuple(_stored(n, placed) for n in g.results),
+            str(choice or ""),
+        )
+        for g, name, choice in zip(groups, names, choices, strict=True)
+    )
     layouts = {
         n.name: layout_of(n) for n in gm.graph.nodes if n.op in ("placeholder", "call_function")
     }
-    return Built(library, kernels, machine.family, machine.arch, machine.features, layouts)
+    return Built(
+        code,
+        kernels,
+        machine.family,
+        machine.arch,
+        machine.features,
+        layouts,
+        tuple(_value(n) for n in returned(gm)),
+        stride_of(placed.workspace),
+        placed.samples,
+    )
 
 
-class _Network:
-    """The Relax module while it grows."""
+def _stored(node: Node, placed: Plan) -> Stored:
+    place = placed.place(node)
+    outside = place.kind == "output"
+    return Stored(node.name, place.size, place.at if outside else -1, 0 if outside else place.at)
 
-    def __init__(self, gm: GraphModule, machine: Machine) -> None:
-        self._gm, self._machine = gm, machine
-        self._builder = relax.BlockBuilder()
-        self._n = tirx.Var("n", "int64")
-        self._values: dict[Node, Any] = {}
-        self._functions: dict[StructuralKey, Any] = {}
 
-    def module(
-        self, groups: list[Group], choices: list[Choice | None]
-    ) -> tuple[Any, tuple[KernelInfo, ...]]:
-        """The whole network, and what its kernels are."""
-        written = [
-            (g, kernel_of(self._gm, g, self._machine, choice))
-            for g, choice in zip(groups, choices, strict=True)
-        ]
-        symbols = [self._symbol(g, kernel) for g, kernel in written]
-        at = {g.result: i for i, g in enumerate(groups)}
-        inputs = [n for n in self._gm.graph.nodes if n.op == "placeholder"]
-        for node in inputs:
-            self._values[node] = relax.Var(node.name, self._type(node))
-        builder = self._builder
-        with builder.function("main", [self._values[n] for n in inputs]):
-            with builder.dataflow():
-                for node in self._gm.graph.nodes:
-                    if node in at:
-                        self._call(*written[at[node]], symbols[at[node]])
-                    elif node.op == "call_function" and node.target is FLATTEN:
-                        source = self._values[node.args[0]]
-                        shape = relax.ShapeExpr([self._n, *layout_of(node).shape])
-                        self._values[node] = builder.emit(relax.op.reshape(source, shape))
-                result = builder.emit_output(self._result())
-            builder.emit_func_output(result)
-        infos = tuple(
-            KernelInfo(
-                str(symbol.name_hint),
-                tuple(n.name for n in g.nodes),
-                str(g.anchor.meta.get("layer") or g.anchor.name),
-                g.kind,
-                tuple(n.name for n in g.inputs),
-                str(choice or ""),
-            )
-            for g, symbol, choice in zip(groups, symbols, choices, strict=True)
-        )
-        return builder.get(), infos
+def _value(node: Node) -> tuple[tuple[int, ...], str]:
+    layout = layout_of(node)
+    return layout.shape, layout.dtype
 
-    def _type(self, node: Node) -> Any:
-        layout = layout_of(node)
-        return relax.TensorType((self._n, *layout.shape), layout.dtype)
 
-    def _symbol(self, group: Group, kernel: Kernel) -> Any:
-        op = str(group.anchor.target).split(".")[1]
-        return self._add(kernel.function, f"{group.kind}_{op}".replace("-", "_"))
+def _module(
+    gm: GraphModule,
+    groups: Sequence[Group],
+    choices: Sequence[Choice | None],
+    placed: Plan,
+    machine: Machine,
+) -> tuple[Any, list[str]]:
+    """All functions of the library, and the name of each group's kernel."""
+    functions: dict[StructuralKey, GlobalVar] = {}
+    module: dict[GlobalVar, Any] = {}
+    named: Counter[str] = Counter()
+    constants = Constants()
 
-    def _add(self, function: Any, name: str) -> Any:
-        """The function's name in the module; the same for functions that are the same."""
-        key = StructuralKey(function)  # type: ignore[call-arg]  # its stub is wrong
-        if key not in self._functions:
-            self._functions[key] = self._builder.add_func(function, name)
-        return self._functions[key]
+    def step(name: str, kernel: Kernel, inputs: list[Place], results: list[Place]) -> Step:
+        key = StructuralKey(kernel.function)  # type: ignore[call-arg]  # its stub is wrong
+        if key not in functions:
+            named[name] += 1
+            functions[key] = GlobalVar(name if named[name] == 1 else f"{name}_{named[name]}")
+            module[functions[key]] = kernel.function
+        offsets = tuple(constants.add(value) for value in kernel.constants)
+        return Step(functions[key], kernel, tuple(inputs), offsets, tuple(results))
 
-    def _call(self, group: Group, kernel: Kernel, symbol: Any) -> None:
-        arguments = [self._values[n] for n in group.inputs]
-        arguments += [relax.const(value) for value in kernel.constants]
-        call = relax.call_tir(symbol, relax.Tuple(arguments), self._type(group.result))
-        self._values[group.result] = self._builder.emit(call)
-
-    def _result(self) -> Any:
-        """What `main` returns: a tensor, or a tuple of them.
-
-        Raises:
-            QCompileError: the network returns anything else.
-        """
-        output = next(n for n in self._gm.graph.nodes if n.op == "output")
-        value = output.args[0]
-        owned: set[Node] = set()
-        if isinstance(value, Node) and value in self._values:
-            return self._own(value, owned)
-        if isinstance(value, (tuple, list)) and all(v in self._values for v in value):
-            return relax.Tuple([self._own(v, owned) for v in value])
-        raise QCompileError(
-            f"the network returns {value}",
-            where=where(output),
-            hint="a network returns one computed tensor, or a tuple of them",
-        )
-
-    def _own(self, node: Node, owned: set[Node]) -> Any:
-        """A value in memory of its own: not an input's, and not that of a result in `owned`."""
-        whole = node
-        while whole.target is FLATTEN:
-            whole = whole.args[0]  # type: ignore[assignment]
-        if whole.op != "placeholder" and whole not in owned:
-            owned.add(whole)
-            return self._values[node]
-        symbol = self._add(copy(layout_of(node)), "copy_result")
-        call = relax.call_tir(symbol, relax.Tuple([self._values[node]]), self._type(node))
-        return self._builder.emit(call)
+    steps = []
+    for group, choice in zip(groups, choices, strict=True):
+        name = f"{group.kind}_{str(group.anchor.target).split('.')[1]}".replace("-", "_")
+        kernel = kernel_of(gm, group, machine, choice)
+        inputs = [placed.place(node) for node in group.inputs]
+        steps.append(step(name, kernel, inputs, [placed.place(node) for node in group.results]))
+    for node, number in placed.copies:
+        source, size = placed.place(node), layout_of(node).bytes
+        copied = copy(layout_of(node))
+        steps.append(step("copy_result", copied, [source], [Place("output", number, size)]))
+    inputs_ = [_value(node) for node in gm.graph.find_nodes(op="placeholder")]
+    outputs = [_value(node) for node in returned(gm)]
+    module |= entry(steps, inputs_, outputs, placed.workspace, placed.samples, constants)
+    return tvm.IRModule(module), [str(s.symbol.name_hint) for s in steps[: len(groups)]]

@@ -11,14 +11,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch.fx import GraphModule, Node
 
+from qcompile.codegen.groups import whole
 from qcompile.errors import QCompileError
 from qcompile.ir.graph import calls, propagate, spec, where
 
 _dialect = torch.ops.qcompile
 _aten = torch.ops.aten
+
+ALIGNMENT = 64  # bytes, of constants and of what lies between kernels
 
 DTYPES = {
     torch.float32: "float32",
@@ -56,6 +60,11 @@ class Layout:
         return math.prod(self.spatial) * self.channels
 
     @property
+    def bytes(self) -> int:
+        """Bytes of one sample."""
+        return self.size * np.dtype(self.dtype).itemsize
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Sizes after the batch, in the order in which they lie."""
         if self.rank == 1:
@@ -89,6 +98,17 @@ def needs_torch_order(node: Node) -> bool:
     if node.op == "placeholder" or calls(node, _aten.flatten.using_ints):
         return True
     return any(u.op == "output" or calls(u, _aten.flatten.using_ints) for u in node.users)
+
+
+def is_outside(node: Node) -> bool:
+    """Whether a value is an input or a result of the program: memory of the caller, aligned or not."""
+    source = whole(node)
+    return source.op == "placeholder" or _is_returned(source)
+
+
+def _is_returned(node: Node) -> bool:
+    views = [u for u in node.users if calls(u, _aten.flatten.using_ints)]
+    return any(u.op == "output" for u in node.users) or any(map(_is_returned, views))
 
 
 def layout_of(node: Node) -> Layout:

@@ -9,25 +9,20 @@ from __future__ import annotations
 from typing import Any
 
 import tvm
-from tvm import relax, tirx
+from tvm import tirx
 from tvm.s_tir.pipeline import finalize_device_passes, finalize_host_passes
 
 KERNELS = "qcompile"
 
-NETWORK = tvm.transform.Sequential(
-    [
-        relax.transform.ToNonDataflow(),
-        relax.transform.RemovePurityChecking(),
-        relax.transform.CallTIRRewrite(),
-        relax.transform.StaticPlanBlockMemory(),
-        relax.transform.LowerAllocTensor(),
-        relax.transform.KillAfterLastUse(),
-        relax.transform.LowerRuntimeBuiltin(),
-        relax.transform.ComputePrimValue(),
-        relax.transform.VMShapeLower(),
-        relax.transform.AttachGlobalSymbol(),
-    ]
-)
+_CPU = 1  # DLPack's number of the kind of device
+
+
+def _on_cpu(function: Any, *_: Any) -> Any:
+    """Say for which device local buffers are allocated, where no tensor says it."""
+    body = function.body
+    for key, value in (("device_type", _CPU), ("device_id", 0)):
+        body = tirx.AttrStmt("default", key, value, body)
+    return function.with_body(body)
 
 
 def _kernels() -> tuple[Any, Any, Any]:
@@ -38,9 +33,8 @@ def _kernels() -> tuple[Any, Any, Any]:
         tirx.transform.RemoveNoOp(),
         tirx.transform.CommonSubexprElim(),
         tirx.transform.VerifyMemory(),
-        tirx.transform.AnnotateEntryFunc(),
-        tirx.transform.SplitHostDevice(),
         tirx.transform.MakePackedAPI(),
+        tirx.transform.prim_func_pass(_on_cpu, opt_level=0),
     ]
     return tvm.transform.Sequential(passes), finalize_host_passes, finalize_device_passes
 

@@ -1,12 +1,13 @@
 """One kernel being written: its operands, its constants, and the value of each node at a point.
 
-A kernel's parameters are the activations it reads, in the order of `Writer.inputs`; then its
-constants; then its result.
+A kernel's parameters are pointers to the activations it reads, in the order of `Group.inputs`; to its
+constants; to its results; then the batch size, and which part of its tasks to run, of how many. All
+tasks are independent of one another, so that threads may share them out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,13 +16,14 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 from tvm import tirx
+from tvm.ir import PointerType, PrimType
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as tb
 
 from qcompile.codegen import expr as e
 from qcompile.codegen.expr import Expr
-from qcompile.codegen.groups import Group
-from qcompile.codegen.layout import DTYPES, Layout, layout_of
+from qcompile.codegen.groups import BITPACK, Group
+from qcompile.codegen.layout import ALIGNMENT, DTYPES, Layout, is_outside, layout_of
 from qcompile.codegen.machine import Machine
 from qcompile.errors import QCompileError
 from qcompile.ir.graph import constant_of, where
@@ -82,10 +84,17 @@ class Operand:
 
 @dataclass(frozen=True)
 class Kernel:
-    """A function and the constants that it is called with, after its inputs."""
+    """A function, and what it is called with.
+
+    Attributes:
+        function: gives 0, or -1 where there is no memory.
+        constants: the values after the inputs.
+        work: about how many scalar operations a sample takes.
+    """
 
     function: Any
     constants: tuple[np.ndarray[Any, Any], ...]
+    work: int
 
 
 class Writer:
@@ -93,7 +102,9 @@ class Writer:
 
     Attributes:
         n: the batch size, a symbol.
-        out: where the result goes.
+        part, parts: which part of the tasks to run, of how many; symbols.
+        work: scalar operations of each sample, in the loops written so far.
+        operands: what is read and written, by node.
         anchor: set by a schedule: the value of the group's first computation at a point.
         anchored: the node whose value that is: the group's anchor, unless a schedule says another.
     """
@@ -102,16 +113,25 @@ class Writer:
         self, gm: GraphModule, group: Group, machine: Machine, rules: Mapping[object, Rule]
     ) -> None:
         self.gm, self.group, self.machine, self._rules = gm, group, machine, rules
-        self.n = tirx.Var("n", "int64")
+        self._counts = counts()
+        self.n, self.part, self.parts = self._counts
+        self.work = 0
+        self.operands: dict[Node, Operand] = {}
         self.anchor: Callable[[Point], Expr] | None = None
         self.anchored = group.anchor
         self._flat = False
-        self._constants: dict[object, tuple[Any, Tensor]] = {}
+        self._constants: dict[object, tuple[Parameter, Tensor]] = {}
         self._scalars: dict[float, int] = {}
-        self._scalar_buffer: Any = None
+        self._scalar_table: Parameter | None = None
         self._known: dict[tuple[Node, int], tuple[Point, Expr]] | None = None
 
     # --- operands and constants ------------------------------------------------------------------
+
+    @property
+    def out(self) -> Operand:
+        """Where the only result of a group without followers goes."""
+        (result,) = self.group.results
+        return self.operands[result]
 
     def layout(self, node: Node) -> Layout:
         """Where a node's value lies, as this kernel sees it."""
@@ -131,21 +151,20 @@ class Writer:
         value = value.contiguous()
         key = (value.dtype, value.numel(), value.numpy().tobytes())
         if key not in self._constants:
-            shape = (max(value.numel(), 1),)
-            self._constants[key] = (tb.buffer(shape, DTYPES[value.dtype]), value.reshape(-1))
-        return self._constants[key][0]
+            parameter = Parameter(DTYPES[value.dtype], max(value.numel(), 1))
+            self._constants[key] = (parameter, value.reshape(-1))
+        return self._constants[key][0].buffer
 
     def constant(self, value: Tensor, index: Expr) -> Expr:
         return self.buffer(value)[index]
 
     def scalar(self, value: float) -> Expr:
         """A float32 that is read from memory, so that layers of one shape share their code."""
-        if self._scalar_buffer is None:
-            self._scalar_buffer = tb.buffer((_SCALARS,), "float32")
-        # A quantizer, of two scalars, ends a chain of floats: a kernel has few.
+        if self._scalar_table is None:
+            self._scalar_table = Parameter("float32", _SCALARS)
         at = self._scalars.setdefault(float(value), len(self._scalars))
         assert at < _SCALARS, self.group
-        return self._scalar_buffer[at]
+        return self._scalar_table.buffer[at]
 
     def channel(self, node: Any, p: Point) -> Expr:
         """A constant `[C]` or `[1]` at the channels of a point."""
@@ -190,57 +209,86 @@ class Writer:
         return Operand(layout, self.buffer(lying)).load(replace(p, n=0))
 
     def value(self, p: Point) -> Expr:
-        """The group's result at a point, to be stored by the caller; what is read twice is computed once."""
+        """The only result at a point, to be stored by the caller; what is read twice is computed once."""
+        (result,) = self.group.results
         self._known = {}
-        found = e.keep(self.read(self.group.result, p))
+        found = e.keep(self.read(result, p))
         self._known = None
         return found
 
     def finish(self, p: Point) -> None:
-        """Store the group's result at a point; at most 32 channels, of one word, where it packs.
+        """Store the group's results at a point; at most 32 channels, of one word, where it packs.
 
         What is read twice is computed once: all code from here on is in one block.
         """
         self._known = {}
-        self._store(p)
+        for node in self.group.results:
+            self._store(node, p)
         self._known = None
 
-    def _store(self, p: Point) -> None:
-        if not self.group.packs:
-            self.out.store(p, self.read(self.group.result, p))
+    def _store(self, node: Node, p: Point) -> None:
+        if node.target is not BITPACK:
+            self.operands[node].store(p, self.read(node, p))
             return
-        level = self.read(self.group.result.args[0], p)
+        level = self.read(node.args[0], p)
         low = level <= e.splat(e.const(0, e.dtype(level)), e.lanes(level))
         word = replace(p, channel=tirx.floordiv(p.channel, WORD), lanes=1)
-        self.out.store(word, e.bits_of(e.splat(low, p.lanes)))
+        self.operands[node].store(word, e.bits_of(e.splat(low, p.lanes)))
 
     # --- the function ----------------------------------------------------------------------------
 
     def write(self, schedule: Callable[[Writer], None], *, flat: bool = False) -> Kernel:
         """Let a schedule write the body, and make a function of it."""
-        self._flat = flat
+        self._flat, group = flat, self.group
+        parameters = {}
+        for node in (*group.inputs, *group.results):
+            real, layout = layout_of(node), self.layout(node)
+            alignment = 1 if is_outside(node) else ALIGNMENT
+            parameters[node] = Parameter(real.dtype, self.n * layout.size, alignment)
+            self.operands[node] = Operand(layout, parameters[node].buffer)
         with IRBuilder() as ib, tb.prim_func(s_tir=True):
             tb.func_name("kernel")
-            tb.func_attr({"tirx.noalias": True})
-            parameters = []
-            self.operands: dict[Node, Operand] = {}
-            for node in (*self.group.inputs, self.group.result):
-                real, layout = layout_of(node), self.layout(node)
-                buffer = tb.buffer((self.n, *real.shape), real.dtype)
-                view = tb.decl_buffer((self.n * layout.size,), real.dtype, data=buffer.data)
-                parameters.append(buffer)
-                self.operands[node] = Operand(layout, view)
-            self.out = self.operands.pop(self.group.result)
             schedule(self)
-        if self._scalars:
+        if self._scalar_table is not None:
             table = torch.zeros(_SCALARS)
             table[: len(self._scalars)] = torch.tensor(list(self._scalars), dtype=torch.float32)
-            self._constants["scalars"] = (self._scalar_buffer, table)
+            self._constants["scalars"] = (self._scalar_table, table)
         constants = list(self._constants.values())
-        parameters[-1:-1] = [buffer for buffer, _ in constants]
-        written = ib.get()
-        function = tirx.PrimFunc(parameters, written.body, attrs=written.attrs)
-        return Kernel(function, tuple(value.numpy() for _, value in constants))
+        order = [parameters[node] for node in group.inputs]
+        order += [parameter for parameter, _ in constants]
+        order += [parameters[node] for node in group.results]
+        function = function_of(order, self._counts, ib.get().body)
+        return Kernel(function, tuple(v.numpy() for _, v in constants), self.work)
+
+
+class Parameter:
+    """A pointer that a function is called with.
+
+    Attributes:
+        buffer: what it points to, flat.
+    """
+
+    def __init__(self, dtype: str, size: Any, alignment: int = ALIGNMENT) -> None:
+        self.pointer = tirx.Var("data", PointerType(PrimType(dtype)))
+        self.buffer = tirx.decl_buffer((size,), dtype)
+        self.alignment = alignment
+
+
+def counts() -> tuple[Any, Any, Any]:
+    """The numbers that a kernel is called with: samples, part, parts."""
+    n, part, parts = (tirx.Var(name, "int64") for name in ("n", "part", "parts"))
+    return n, part, parts
+
+
+def function_of(pointers: Sequence[Parameter], numbers: Sequence[Any], body: Any) -> Any:
+    """A function, private to its library, of pointers to memory that does not overlap, and numbers."""
+    body = tirx.SeqStmt([*(tirx.DeclBuffer(p.buffer, data=p.pointer) for p in pointers), body])
+    for p in pointers:
+        if p.alignment > 1:
+            body = tirx.AttrStmt(p.pointer, "storage_alignment", p.alignment, body)
+    parameters = [*(p.pointer for p in pointers), *numbers]
+    function = tirx.PrimFunc(parameters, body, ret_type=PrimType("int32"))
+    return function.with_attr({"tirx.noalias": True, "s_tir": True})
 
 
 Rule = Callable[[Writer, Node, Point], Expr]

@@ -1,7 +1,7 @@
-"""What a program is called with: checked, and copied where a kernel could not read it in place.
+"""What a program is called with: checked, and copied where the library could not read it in place.
 
-Kernels take contiguous tensors at multiples of 64 bytes and do not look: a slice would crash the
-process. So every call looks, and copies exactly the inputs that need it.
+The library looks at number, dtypes, shapes and strides itself, faster than could be done here, and
+refuses what it cannot read. So every call tries, and looks more closely only if it was refused.
 """
 
 from __future__ import annotations
@@ -14,21 +14,66 @@ import numpy as np
 
 from qcompile.errors import QCompileError
 from qcompile.program_info import ValueInfo
-from qcompile.runtime import ALIGNMENT, ffi
 
-_MISALIGNED = ALIGNMENT - 1
+# What the library, or the conversion to its tensors, raises where it refuses.
+_REFUSED = (TypeError, ValueError, RuntimeError, BufferError)
 
 
 class Arguments:
-    """Turns a call's inputs into the library's arguments, and its results into the same kind."""
+    """Calls a library with a user's inputs, and gives results of the same kind."""
 
-    def __init__(self, specs: Sequence[ValueInfo]) -> None:
-        self._specs = tuple(specs)
-        self._dtypes = [np.dtype(spec.dtype) for spec in specs]
+    def __init__(self, inputs: Sequence[ValueInfo], outputs: Sequence[ValueInfo]) -> None:
+        self._specs = tuple(inputs)
+        self._dtypes = [np.dtype(spec.dtype) for spec in inputs]
+        self._outputs = [(spec.shape, np.dtype(spec.dtype)) for spec in outputs]
         self._torch_dtypes: list[Any] = []
+        self._empty: list[Any] = []  # tensors that results are made like: on the CPU
 
-    def check(self, inputs: Sequence[Any]) -> tuple[list[Any], Callable[[Any], Any]]:
-        """The arguments, and what turns a result into a tensor of the inputs' kind.
+    def call(self, run: Callable[..., None], inputs: Sequence[Any], *numbers: int) -> list[Any]:
+        """The outputs of `run(*inputs, *outputs, *numbers)`.
+
+        Raises:
+            QCompileError: number, kind, device, dtype or shape are not what the program takes.
+        """
+        size = self._size(inputs)
+        arguments = inputs if size else self.check(inputs)
+        results = self._results(inputs[0], size or inputs[0].shape[0])
+        try:
+            run(*arguments, *results, *numbers)
+        except _REFUSED:
+            looked = self.check(inputs)
+            if all(x is y for x, y in zip(arguments, looked, strict=True)):
+                raise
+            run(*looked, *results, *numbers)
+        return results
+
+    def _size(self, inputs: Sequence[Any]) -> int:
+        """The size of the batch, or 0 if the inputs may have something that the library cannot see."""
+        if not inputs:
+            return 0
+        kind, torch = type(inputs[0]), sys.modules.get("torch")
+        strange = _strange_array if kind is np.ndarray else _strange_tensor
+        if kind is not np.ndarray and (torch is None or kind is not torch.Tensor):
+            return 0
+        for x in inputs:
+            if type(x) is not kind or strange(x):
+                return 0
+        shape = inputs[0].shape
+        return shape[0] if shape else 0
+
+    def _results(self, like: Any, size: int) -> list[Any]:
+        """Memory for the outputs, of the kind of an input."""
+        if isinstance(like, np.ndarray):
+            return [np.empty((size, *shape), dtype) for shape, dtype in self._outputs]
+        if not self._empty:
+            torch = sys.modules["torch"]
+            dtypes = [getattr(torch, str(dtype)) for _, dtype in self._outputs]
+            self._empty = [torch.empty(0, dtype=dtype, device="cpu") for dtype in dtypes]
+        pairs = zip(self._empty, self._outputs, strict=True)
+        return [empty.new_empty(size, *shape) for empty, (shape, _) in pairs]
+
+    def check(self, inputs: Sequence[Any]) -> list[Any]:
+        """The inputs, copied where the library cannot read them.
 
         Raises:
             QCompileError: number, kind, device, dtype or shape are not what the program takes.
@@ -45,17 +90,17 @@ class Arguments:
             if not self._torch_dtypes:
                 torch = sys.modules["torch"]
                 self._torch_dtypes = [getattr(torch, spec.dtype) for spec in specs]
-            each, dtypes, result = _torch_argument, self._torch_dtypes, _torch_result
+            each, dtypes = _torch_argument, self._torch_dtypes
         else:
-            tensor, each, dtypes, result = np.ndarray, _array_argument, self._dtypes, _array_result
-        arguments = []
+            tensor, each, dtypes = np.ndarray, _array_argument, self._dtypes
+        arguments: list[Any] = []
         for x, spec, dtype in zip(inputs, specs, dtypes, strict=True):
             if not isinstance(x, tensor):
                 raise _wrong_kind(x, spec, inputs[0])
             arguments.append(each(x, spec, dtype))
         if len(specs) > 1:
             _check_batches(inputs, specs)
-        return arguments, result
+        return arguments
 
 
 def _check_shape(x: Any, spec: ValueInfo) -> None:
@@ -79,6 +124,10 @@ def _check_batches(inputs: Sequence[Any], specs: Sequence[ValueInfo]) -> None:
 # --- torch ---------------------------------------------------------------------------------------
 
 
+def _strange_tensor(x: Any) -> bool:
+    return not x.is_cpu or x.is_neg() or x.layout is not sys.modules["torch"].strided
+
+
 def _torch_argument(x: Any, spec: ValueInfo, dtype: Any) -> Any:
     if not x.is_cpu:
         raise QCompileError(
@@ -92,21 +141,16 @@ def _torch_argument(x: Any, spec: ValueInfo, dtype: Any) -> Any:
     if x.dtype is not dtype:
         raise _wrong_dtype(str(x.dtype).removeprefix("torch."), spec, False)
     _check_shape(x, spec)
-    if x.requires_grad:
-        x = x.detach()
-    if not x.is_contiguous() or x.data_ptr() & _MISALIGNED or x.is_neg():
-        fresh = x.new_empty(x.shape)  # torch aligns what it allocates
-        fresh.copy_(x)
-        return fresh
+    if not x.is_contiguous() or x.is_neg() or x.data_ptr() % x.element_size():
+        return x.detach().clone(memory_format=sys.modules["torch"].contiguous_format)
     return x
 
 
-def _torch_result(y: Any) -> Any:
-    torch = sys.modules["torch"]
-    return y if isinstance(y, torch.Tensor) else torch.from_dlpack(y)
-
-
 # --- numpy ---------------------------------------------------------------------------------------
+
+
+def _strange_array(x: Any) -> bool:
+    return not x.flags.aligned
 
 
 def _array_argument(x: Any, spec: ValueInfo, dtype: Any) -> Any:
@@ -114,23 +158,9 @@ def _array_argument(x: Any, spec: ValueInfo, dtype: Any) -> Any:
         raise _wrong_dtype(str(x.dtype), spec, True)
     _check_shape(x, spec)
     flags = x.flags
-    if flags.c_contiguous and flags.writeable:  # DLPack has no word for a read-only array
-        tensor = ffi().from_dlpack(x)
-        if not tensor.data_ptr() & _MISALIGNED:
-            return tensor
-    return ffi().from_dlpack(_aligned_copy(x))
-
-
-def _aligned_copy(x: Any) -> Any:
-    memory = np.empty(x.nbytes + ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % ALIGNMENT
-    fresh = memory[start : start + x.nbytes].view(x.dtype).reshape(x.shape)
-    fresh[...] = x
-    return fresh
-
-
-def _array_result(y: Any) -> Any:
-    return np.from_dlpack(y)
+    if flags.c_contiguous and flags.writeable and flags.aligned:  # DLPack: none is read-only
+        return x
+    return np.array(x, dtype=dtype, order="C")
 
 
 # --- refusals ------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from torch.fx import GraphModule, Node
 
 import qcompile
-from qcompile.codegen.build import Choose, build, by_default
+from qcompile.codegen.build import Built, Choose, build, by_default
 from qcompile.fingerprint import fingerprint
 from qcompile.ir.graph import TensorSpec, calls, constant_of, spec
 from qcompile.ir.plan import LayerPlan
@@ -17,7 +17,7 @@ from qcompile.ir.stages import aten, dialect
 from qcompile.ir.target import Target
 from qcompile.program import Program
 from qcompile.program_file import pack
-from qcompile.program_info import KernelInfo, LayerInfo, ProgramInfo, ValueInfo, Variant
+from qcompile.program_info import KernelInfo, LayerInfo, ProgramInfo, StoredInfo, ValueInfo, Variant
 
 if TYPE_CHECKING:
     from qcompile.steps import Step
@@ -53,11 +53,7 @@ def build_program(
     for one in target.variants():
         with step(f"compile for {one}"):
             built = build(lowered, one, choose)
-        kernels = tuple(
-            KernelInfo(k.name, tuple(k.nodes), k.layer, k.kind, k.tuned) for k in built.kernels
-        )
-        features = tuple(built.features)
-        variants.append(Variant(built.family, built.arch, features, kernels))
+        variants.append(_variant(built))
         libraries.append(built.library)
     kernels = variants[0].kernels
     info = ProgramInfo(
@@ -73,6 +69,15 @@ def build_program(
         versions=_versions(),
     )
     return Program(pack(info, libraries))
+
+
+def _variant(built: Built) -> Variant:
+    kernels = []
+    for k in built.kernels:
+        results = tuple(StoredInfo(s.node, s.size, s.output, s.offset) for s in k.results)
+        kernels.append(KernelInfo(k.name, k.nodes, k.layer, k.kind, results, k.tuned))
+    features, workspace = tuple(built.features), built.workspace
+    return Variant(built.family, built.arch, features, tuple(kernels), workspace, built.samples)
 
 
 def _versions() -> dict[str, str]:

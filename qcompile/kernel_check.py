@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
-from torch.utils.dlpack import from_dlpack
 
 from qcompile.codegen.layout import layout_of
 from qcompile.errors import QCompileError
@@ -40,7 +39,9 @@ def float_error(got: Tensor, expected: Tensor) -> tuple[float, float]:
 
 
 @dataclass
-class _Kernel:
+class _Result:
+    """A value that a kernel stores, and the nodes that lead to it from what is stored before."""
+
     info: KernelInfo
     nodes: tuple[Node, ...]
     equal: bool | None = None
@@ -49,7 +50,7 @@ class _Kernel:
     relative: float = 0.0
 
     @property
-    def result(self) -> Node:
+    def node(self) -> Node:
         return self.nodes[-1]
 
     def compare(self, got: Tensor, expected: Tensor, batch: int, start: int) -> None:
@@ -83,16 +84,7 @@ class KernelChecker:
         """
         self._program = program
         self._tolerance = tolerance
-        nodes = {node.name: node for node in lowered.graph.nodes}
-        self._kernels: list[_Kernel] = []
-        for info in program.variant.kernels:
-            if not info.nodes or not nodes.keys() >= set(info.nodes):
-                raise QCompileError(
-                    f"kernel {info.name} computes {', '.join(info.nodes) or 'nothing'}, which the "
-                    "lowered graph does not have",
-                    hint="compile the program with the version of qcompile that verifies it",
-                )
-            self._kernels.append(_Kernel(info, tuple(nodes[name] for name in info.nodes)))
+        self._results = list(_results(program.variant.kernels, lowered))
 
     def run(self, reference: Reference, batch: int, start: int) -> Tensor:
         """Check every kernel on a chunk.
@@ -103,46 +95,37 @@ class KernelChecker:
         written = self._capture(reference.inputs)
         seen = reference.fresh()
         steady = torch.ones(reference.inputs[0].shape[0], dtype=torch.bool)
-        for kernel, got in zip(self._kernels, written, strict=True):
-            expected = wanted = reference.value(kernel.nodes)
-            if not all(torch.equal(seen[n], reference.values[n]) for n in _outside(kernel.nodes)):
-                expected = seen.compute(kernel.nodes)
-            kernel.compare(got, expected, batch, start)
-            seen.keep(kernel.result, got)
+        for result in self._results:
+            got = _logical(written[result.node.name], result.node)
+            expected = wanted = reference.value(result.nodes)
+            if not all(torch.equal(seen[n], reference.values[n]) for n in _outside(result.nodes)):
+                expected = seen.compute(result.nodes)
+            result.compare(got, expected, batch, start)
+            seen.keep(result.node, got)
             if not got.dtype.is_floating_point:
                 steady &= (got == wanted).flatten(1).all(1)
         return steady
 
-    def _capture(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """What each kernel wrote, in torch's order of dimensions, in the order of the kernels."""
-        written: dict[str, list[Any]] = defaultdict(list)
-        names = {kernel.info.name for kernel in self._kernels}
-
-        def instrument(_: Any, name: str, before: bool, __: Any, *arguments: Any) -> None:
-            if not before and str(name) in names:
-                tensors = [a for a in arguments if hasattr(a, "__dlpack__")]
-                written[str(name)].append(from_dlpack(tensors[-1]).clone())
-
-        self._program.run_instrumented(instrument, *inputs)
-        results = []
-        for kernel in self._kernels:
-            name = kernel.info.name
-            if not written[name]:
-                raise QCompileError(f"the program did not run its kernel {name}")
-            results.append(_logical(written[name].pop(0), kernel.result))
-        return results
+    def _capture(self, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
+        """What the kernels stored, by the names of nodes, as it lies in memory."""
+        parts: dict[str, list[Tensor]] = defaultdict(list)
+        for some in zip(*(x.split(self._program.variant.samples) for x in inputs), strict=True):
+            for _, run in self._program.steps(*some):
+                for node, value in run().items():
+                    parts[node].append(torch.from_numpy(value).clone())
+        return {node: torch.cat(some) for node, some in parts.items()}
 
     def reports(self) -> Iterator[KernelReport]:
-        """One row a kernel, in the order in which they run."""
-        for kernel in self._kernels:
+        """One row for each value that a kernel stores, in the order in which they run."""
+        for result in self._results:
             yield KernelReport(
-                layer=kernel.info.layer,
-                kernel=kernel.info.name,
-                nodes=kernel.info.nodes,
-                equal=kernel.equal,
-                mismatch=kernel.mismatch,
-                max_error=kernel.error,
-                ok=kernel.equal is not False and kernel.relative <= self._tolerance,
+                layer=result.info.layer,
+                kernel=result.info.name,
+                nodes=tuple(node.name for node in result.nodes),
+                equal=result.equal,
+                mismatch=result.mismatch,
+                max_error=result.error,
+                ok=result.equal is not False and result.relative <= self._tolerance,
             )
 
 
@@ -177,13 +160,46 @@ class Reference:
         return tuple(self.values[n] for n in nodes)
 
 
+def _results(kernels: Sequence[KernelInfo], lowered: GraphModule) -> Iterator[_Result]:
+    """What each kernel stores, in the order in which it is compared.
+
+    Raises:
+        QCompileError: the graph has not the nodes that the kernels name.
+    """
+    nodes = {node.name: node for node in lowered.graph.nodes}
+    for info in kernels:
+        stored = [value.node for value in info.results]
+        if not stored or not nodes.keys() >= {*info.nodes, *stored}:
+            raise QCompileError(
+                f"kernel {info.name} computes {', '.join(info.nodes) or 'nothing'}, which the "
+                "lowered graph does not have",
+                hint="compile the program with the version of qcompile that verifies it",
+            )
+        own = [nodes[name] for name in info.nodes]
+        known: set[Node] = set()
+        for value in info.results:
+            yield _Result(info, tuple(_leading(nodes[value.node], own, known)))
+            known.add(nodes[value.node])
+
+
+def _leading(result: Node, own: Sequence[Node], known: set[Node]) -> list[Node]:
+    """The nodes of a kernel that a value is computed by, from what is known; in their order."""
+    needed, waiting = {result}, [result]
+    while waiting:
+        for source in waiting.pop().all_input_nodes:
+            if source in own and source not in known and source not in needed:
+                needed.add(source)
+                waiting.append(source)
+    return [node for node in own if node in needed]
+
+
 def _logical(memory: Tensor, node: Node) -> Tensor:
     """A value as torch has it, from how it lies in memory."""
     shape, layout = spec(node).shape, layout_of(node)
-    physical = memory.reshape(-1, *layout.shape)
+    physical = memory.view(spec(node).dtype).reshape(-1, *layout.shape)
     if len(shape) > 2 and not layout.packed and not layout.torch_order:
-        physical = physical.movedim(-1, 1)
-    return physical.view(spec(node).dtype) if layout.packed else physical
+        return physical.movedim(-1, 1)
+    return physical
 
 
 class _Values:

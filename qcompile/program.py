@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from qcompile.arguments import Arguments
 from qcompile.errors import QCompileError
 from qcompile.files import PathLike, read, write
 from qcompile.machine import choose, runnable
 from qcompile.program_file import Archive, unpack
-from qcompile.program_info import ProgramInfo, Variant
+from qcompile.program_info import KernelInfo, ProgramInfo, Variant
 from qcompile.program_summary import Summary
 from qcompile.runtime import Library, cores, default_threads, use_threads
+
+Bytes = NDArray[np.uint8]
+_ALL = -1  # kernels, for `run`
 
 
 class Program:
@@ -37,7 +44,7 @@ class Program:
         """
         self._archive = archive
         self.arch: Final = arch
-        self._arguments = Arguments(archive.info.inputs)
+        self._arguments = Arguments(archive.info.inputs, archive.info.outputs)
         self._loaded: Library | None = None
         self._lock = threading.Lock()
         self._num_threads = default_threads()
@@ -51,27 +58,46 @@ class Program:
         Raises:
             QCompileError: the inputs are not what the program takes.
         """
-        arguments, to_result = self._arguments.check(inputs)
         library = self._loaded or self.library()
-        library.note_size(inputs[0].shape[0])
-        use_threads(self._num_threads)
-        result = library.main(*arguments)
-        if self.info.returns_tuple:
-            return tuple([to_result(y) for y in result])
-        return to_result(result)
+        threads = self._num_threads
+        if threads > 1:
+            use_threads(threads)
+        results = self._arguments.call(
+            library.run, inputs, library.workspace(threads), threads, _ALL
+        )
+        return tuple(results) if self.info.returns_tuple else results[0]
 
-    def run_instrumented(self, instrument: Callable[..., Any], *inputs: Any) -> None:
-        """Run once, in a virtual machine of its own, with a look at every function it calls.
+    def steps(self, *inputs: Any) -> Iterator[tuple[KernelInfo, Callable[[], dict[str, Bytes]]]]:
+        """The kernels in their order, each with what runs it: on one thread, on what those before it
+        left, and giving what it stores, by the names of nodes.
+
+        Values are uint8 `[N, bytes of a sample]`, and good until the next kernel runs.
 
         Args:
-            instrument: called before and after each with (function, name, whether it is before,
-                result, *arguments); a kernel's last tensor is the one that it writes.
+            inputs: of at most `variant.samples` samples.
+
+        Raises:
+            QCompileError: the inputs are not what the program takes, or of more samples.
         """
-        arguments, _ = self._arguments.check(inputs)
-        machine = self.library().machine()
-        machine["set_instrument"](instrument)
-        use_threads(self._num_threads)
-        machine["main"](*arguments)
+        variant, library = self.variant, self.library()
+        arguments = self._arguments.check(inputs)
+        size = inputs[0].shape[0]
+        if size > variant.samples:
+            raise QCompileError(
+                f"{size} samples cannot be run kernel by kernel",
+                hint=f"pass at most {variant.samples}, the variant's `samples`",
+            )
+        outputs = [np.empty((size, *value.shape), value.dtype) for value in self.info.outputs]
+        memory = [library.memory(), *(y.view(np.uint8).reshape(-1) for y in outputs)]
+
+        def run(number: int) -> dict[str, Bytes]:
+            library.run(*arguments, *outputs, library.workspace(1), 1, number)
+            stored = variant.kernels[number].results
+            places = ((memory[v.output + 1][v.offset :], v) for v in stored)
+            return {v.node: m[: size * v.size].reshape(size, v.size) for m, v in places}
+
+        for number, kernel in enumerate(variant.kernels):
+            yield kernel, partial(run, number)
 
     def library(self) -> Library:
         """The loaded library of the chosen variant; the others are not even unpacked.
@@ -82,7 +108,7 @@ class Program:
         """
         with self._lock:
             if self._loaded is None:
-                self._loaded = Library(self.library_bytes)
+                self._loaded = Library(self.library_bytes, self.variant.workspace)
         return self._loaded
 
     @property

@@ -40,14 +40,32 @@ class ValueInfo:
 
 
 @dataclass(frozen=True)
+class StoredInfo:
+    """A value that a kernel stores.
+
+    Attributes:
+        node: its name in the lowered graph.
+        size: bytes of a sample.
+        output: the number of the program's output that it is, or -1 if it lies in the workspace.
+        offset: its first byte there, or 0.
+    """
+
+    node: str
+    size: int
+    output: int
+    offset: int
+
+
+@dataclass(frozen=True)
 class KernelInfo:
-    """One function of the library.
+    """One call of a function of the library.
 
     Attributes:
         name: its symbol.
         nodes: names of the lowered graph's nodes that it computes, in their order.
         layer: the user's layer that it stands for, or "".
         kind: "xnor", "int8", "float", ...: what the arithmetic is.
+        results: what it stores.
         tuned: what tuning chose for it (method and tile), or "" where it is the default.
     """
 
@@ -55,6 +73,7 @@ class KernelInfo:
     nodes: tuple[str, ...]
     layer: str = ""
     kind: str = ""
+    results: tuple[StoredInfo, ...] = ()
     tuned: str = ""
 
 
@@ -67,12 +86,16 @@ class Variant:
         arch: LLVM's name of the processor that it was compiled for; it names the variant.
         features: what a processor must have to run it ("avx512f", ...), as Linux spells them.
         kernels: in the order in which they run.
+        workspace: bytes that each thread needs for values between kernels.
+        samples: how many are run at once; larger batches in parts.
     """
 
     machine: str
     arch: str
     features: tuple[str, ...]
     kernels: tuple[KernelInfo, ...]
+    workspace: int = 0
+    samples: int = 1
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from qcompile.errors import QCompileError
 
-ALIGNMENT = 64  # bytes; kernels use aligned loads and do not look
+ALIGNMENT = 64  # bytes, of workspaces
 
-_DEVICE = (1, 0, 2)  # the CPU, its number, and the allocator that keeps what it frees
 _SHARE_ALL_CORES = -3  # affinity mode of runtime.config_threadpool
-_SIZES_KEPT = 8  # batch sizes whose intermediate buffers the allocator may keep
 
 
 @cache
@@ -113,43 +113,49 @@ def use_threads(count: int) -> None:
 
 
 class Library:
-    """A loaded library. Its virtual machine is not safe to share, so each thread gets its own."""
+    """A loaded library.
 
-    def __init__(self, code: bytes) -> None:
+    Attributes:
+        run: its function, `run(*inputs, *outputs, workspace, threads, only)`; any number of threads
+            may call it at once, each with a workspace of its own.
+    """
+
+    def __init__(self, code: bytes, workspace: int) -> None:
         """Load a library.
+
+        Args:
+            workspace: bytes that each thread of a call needs.
 
         Raises:
             QCompileError: TVM's runtime is missing, or the library cannot be loaded.
         """
         self._module = _load(code)
-        self._lock = threading.Lock()
-        self._local = threading.local()
-        self._sizes: set[int] = set()
+        self.run: Callable[..., None] = self._module["run"]
+        self._size = workspace
+        self._own = _Workspace()
 
-    def machine(self) -> Any:
-        """A fresh virtual machine."""
-        with self._lock:
-            machine = self._module["vm_load_executable"]()
-            machine["vm_initialization"](*_DEVICE)
-        return machine
+    def workspace(self, threads: int) -> int:
+        """The address of so many workspaces, for this thread's calls alone."""
+        own = self._own
+        if own.threads < threads:
+            memory = np.empty(threads * self._size + ALIGNMENT, np.uint8)
+            first = -memory.ctypes.data % ALIGNMENT
+            own.memory, own.address = memory[first:], memory.ctypes.data + first
+            own.threads = threads
+        return own.address
 
-    @property
-    def main(self) -> Callable[..., Any]:
-        """The program's function, for this thread only."""
-        try:
-            return self._local.main
-        except AttributeError:
-            self._local.main = self.machine()["main"]
-            return self._local.main
+    def memory(self) -> Any:
+        """The first of this thread's workspaces, uint8."""
+        self.workspace(1)
+        return self._own.memory
 
-    def note_size(self, batch: int) -> None:
-        """Say how large the next batch is, so that buffers of many sizes do not pile up."""
-        if batch in self._sizes:
-            return
-        if len(self._sizes) >= _SIZES_KEPT:
-            self._sizes = set()
-            ffi().get_global_func("vm.builtin.memory_manager.clear")()
-        self._sizes.add(batch)
+
+class _Workspace(threading.local):
+    """Memory of one thread; it goes when the thread or the library goes."""
+
+    memory: Any = None
+    address = 0
+    threads = 0  # how many workspaces there is room for
 
 
 def _load(code: bytes) -> Any:

@@ -1,9 +1,9 @@
 """Is the program right? Every kernel against its reference, and the whole against the graph.
 
-The program runs with an instrument in its virtual machine that keeps what each kernel wrote. Then
-the reference of each kernel's ops runs on what the kernels before it wrote: so a kernel answers for
-itself alone, integers must be equal, and a wrong one is named. The references together, the lowered
-graph, must give the bits of the converted graph.
+The program runs kernel by kernel, and what each stores is kept. Then the reference of each stored
+value's ops runs on what was stored before it: so a value answers for itself alone, integers must be
+equal, and a wrong one is named. The references together, the lowered graph, must give the bits of the
+converted graph.
 
 Float kernels may add in another order than the reference. Where such a value is quantized next, a
 value within rounding of the boundary may get another level, though every kernel is right. Samples

@@ -6,25 +6,23 @@ it with several batch sizes.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
-import tvm
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
-from tvm import relax
 
 from qcompile.codegen.build import Built, Choose, build, by_default
 from qcompile.ir.graph import propagate, trace, verify
 from qcompile.ir.stages import Stage
 from qcompile.ir.target import Target
+from qcompile.runtime import Library, default_threads, use_threads
 
 BATCHES = (1, 2, 5)
+Run = Callable[[Sequence[Tensor]], list[Tensor]]
 
 
 class _Net(nn.Module):
@@ -138,37 +136,23 @@ def joined(cases: Sequence[Case]) -> GraphModule:
     return gm
 
 
-def load(built: Built) -> Any:
-    """A virtual machine with the library, in this process."""
-    folder = Path(tempfile.mkdtemp(prefix="qcompile-test-"))
-    path = folder / "library.so"
-    path.write_bytes(built.library)
-    machine = relax.VirtualMachine(tvm.runtime.load_module(str(path)), tvm.cpu())
-    path.unlink()
-    folder.rmdir()
-    return machine
-
-
-def run(machine: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """Call `main`; TVM wants contiguous tensors at multiples of 64 bytes."""
-    out = machine["main"](*[aligned(x) for x in inputs])
-    values = [out] if hasattr(out, "dtype") else list(out)
-    return [torch.utils.dlpack.from_dlpack(v) for v in values]
-
-
-def aligned(x: Tensor) -> Tensor:
-    """The tensor, copied where its data does not begin at a multiple of 64 bytes."""
-    x = x.contiguous()
-    return x if x.data_ptr() % 64 == 0 else x.clone()
-
-
-Run = Callable[[Sequence[Tensor]], list[Tensor]]
-
-
-def loaded(gm: GraphModule, built: Built) -> Run:
+def load(built: Built) -> Run:
     """What runs a library in this process: from inputs to the values that the graph returns."""
-    machine = load(built)
-    return lambda inputs: run(machine, inputs)
+    library, threads = Library(built.library, built.workspace), default_threads()
+
+    def run(inputs: Sequence[Tensor]) -> list[Tensor]:
+        use_threads(threads)
+        size = inputs[0].shape[0]
+        results = [torch.empty(size, *s, dtype=getattr(torch, d)) for s, d in built.outputs]
+        library.run(*inputs, *results, library.workspace(threads), threads, -1)
+        return results
+
+    return run
+
+
+def loaded(_: GraphModule, built: Built) -> Run:
+    """The same, for `check`."""
+    return load(built)
 
 
 def check(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,7 @@ from qcompile.program import Program
 from qcompile.program_file import pack
 from qcompile.program_info import KernelInfo, LayerInfo, ProgramInfo, ValueInfo, Variant
 
+Shapes = Sequence[tuple[tuple[int, ...], str]]
 SCALE = np.arange(8, dtype=np.float32)
 
 
@@ -66,63 +68,53 @@ def pair_info() -> ProgramInfo:
 
 @cache
 def affine_library() -> bytes:
-    from tvm import relax, te, tirx
+    from tvm import tirx
+    from tvm.tirx.script import builder as tb
 
-    def times(a: Any, b: Any) -> Any:
-        return te.compute(a.shape, lambda i, j, k: a[i, j, k] * b[k], name="times")
+    def sample(n: Any, x: Any, y: Any) -> None:
+        with tb.grid(3, 8) as (j, k):
+            scale = tirx.Cast("float32", k)
+            tb.buffer_store(y, x[n, j, k] * scale + tirx.const(1, "float32"), [n, j, k])
 
-    def plus_one(a: Any) -> Any:
-        return te.compute(a.shape, lambda *i: a(*i) + te.const(1, "float32"), name="plus_one")
-
-    builder = relax.BlockBuilder()
-    batch = tirx.Var("n", "int64")
-    x = relax.Var("x", relax.TensorType((batch, 3, 8), "float32"))
-    with builder.function("main", [x]):
-        with builder.dataflow():
-            y = builder.emit_te(times, x, relax.const(SCALE), primfunc_name_hint="times")
-            y = builder.emit_te(plus_one, y, primfunc_name_hint="plus_one")
-            y = builder.emit_output(y)
-        builder.emit_func_output(y)
-    return _export(builder.get())
+    shape = ((3, 8), "float32")
+    return _library([shape], [shape], sample)
 
 
 @cache
 def pair_library() -> bytes:
-    from tvm import relax, te, tirx
+    from tvm import tirx
+    from tvm.tirx.script import builder as tb
 
-    def twice(a: Any) -> Any:
-        return te.compute(a.shape, lambda *i: a(*i) * te.const(2, "float32"), name="twice")
+    def sample(n: Any, a: Any, b: Any, first: Any, second: Any) -> None:
+        with tb.serial(5) as i:
+            tb.buffer_store(first, a[n, i] * tirx.const(2, "float32"), [n, i])
+        with tb.serial(4) as i:
+            tb.buffer_store(second, b[n, i] + tirx.const(1, "int32"), [n, i])
 
-    def plus_one(b: Any) -> Any:
-        return te.compute(b.shape, lambda *i: b(*i) + te.const(1, "int32"), name="plus_one")
-
-    builder = relax.BlockBuilder()
-    batch = tirx.Var("n", "int64")
-    a = relax.Var("a", relax.TensorType((batch, 5), "float32"))
-    b = relax.Var("b", relax.TensorType((batch, 4), "int32"))
-    with builder.function("main", [a, b]):
-        with builder.dataflow():
-            first = builder.emit_te(twice, a, primfunc_name_hint="twice")
-            second = builder.emit_te(plus_one, b, primfunc_name_hint="plus_one")
-            both = builder.emit_output(relax.Tuple([first, second]))
-        builder.emit_func_output(both)
-    return _export(builder.get())
+    shapes = [((5,), "float32"), ((4,), "int32")]
+    return _library(shapes, shapes, sample)
 
 
-def _export(module: Any) -> bytes:
-    """Compile with a parallel outermost loop, so that calls meet the pool of threads."""
+def _library(inputs: Shapes, outputs: Shapes, sample: Callable[..., None]) -> bytes:
+    """A library whose `run` computes sample by sample, on all threads, so that they are met."""
     import tvm
-    from tvm import relax
+    from tvm import tirx
+    from tvm.script.ir_builder import IRBuilder
+    from tvm.tirx.script import builder as tb
 
-    for name, function in list(module.functions_items()):
-        if isinstance(function, relax.Function):
-            continue
-        schedule = tvm.s_tir.Schedule(function)
-        block = schedule.get_child_blocks(schedule.get_sblock("root"))[0]
-        schedule.parallel(schedule.get_loops(block)[0])
-        module[name] = schedule.mod["main"]
+    n = tirx.Var("n", "int64")
+    with IRBuilder() as ib, tb.prim_func(s_tir=True):
+        tb.func_name("run")
+        tensors = [
+            tb.arg(f"tensor{i}", tb.buffer((n, *shape), dtype, align=np.dtype(dtype).itemsize))
+            for i, (shape, dtype) in enumerate([*inputs, *outputs])
+        ]
+        for name in ("workspace", "threads", "only"):
+            tb.arg(name, tirx.Var(name, "int64"))
+        with tb.parallel(n) as i:
+            sample(i, *tensors)
     target = tvm.target.Target({"kind": "llvm"})
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "toy.so")
-        relax.build(module, target).export_library(str(path))
+        tvm.tirx.build(tvm.IRModule({"run": ib.get()}), target).export_library(str(path))
         return path.read_bytes()

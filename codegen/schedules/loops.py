@@ -1,4 +1,4 @@
-"""What schedules share: parallel loops that small batches do not pay for, and index arithmetic."""
+"""What schedules share: loops over tasks, and index arithmetic."""
 
 from __future__ import annotations
 
@@ -11,42 +11,29 @@ from qcompile.codegen import expr as e
 from qcompile.codegen.expr import Expr
 from qcompile.codegen.writer import Writer
 
-# Starting the threads costs about 3 us: some ten thousand vector operations.
-PARALLEL_FROM = 1 << 17
-# A kernel of less work for a sample has no parallel twin: batches are seldom so large that it counts.
-SERIAL_BELOW = 1 << 12
+CHUNK = 32  # channels that one expression computes: a word of signs, two to eight registers
+
+
 CHUNK = 32  # channels that one expression computes: a word of signs, two to eight registers
 
 
 def each_task(
     w: Writer, tasks: int, work: int, body: Callable[[Expr], None], samples: Expr | None = None
 ) -> None:
-    """Run `tasks` for each sample, on all threads where it pays; `work` is scalar operations a sample.
+    """Run `tasks` for each sample, or this call's part of them; `work` is scalar operations a sample.
 
     Args:
         samples: how many there are, if not the batch.
     """
     count = w.n if samples is None else samples
-    extent = count * tasks
-
-    def serial() -> None:
-        with tb.serial(extent) as task:
-            body(task)
-
-    def parallel() -> None:
-        with tb.parallel(extent) as task:
-            body(task)
-
-    if work >= PARALLEL_FROM:
-        parallel()
-    elif work < SERIAL_BELOW:
-        serial()
-    else:
-        with tb.If(count * work >= PARALLEL_FROM):
-            with tb.Then():
-                parallel()
-            with tb.Else():
-                serial()
+    if count is w.n:
+        w.work += work
+    extent = e.bind(count * tasks)
+    # The bound tells TVM that indices are not negative.
+    first = e.bind(tirx.max(tirx.truncdiv(extent * w.part, w.parts), e.const(0, "int64")))
+    last = e.bind(tirx.truncdiv(extent * (w.part + 1), w.parts))
+    with tb.serial(last - first) as i:
+        body(e.bind(first + i))
 
 
 def split(index: Expr, sizes: Sequence[int]) -> list[Expr]:

@@ -13,7 +13,7 @@ from tvm.tirx.script import builder as tb
 
 from qcompile.codegen import expr as e
 from qcompile.codegen.expr import Expr
-from qcompile.codegen.groups import BY_PLACE, pads_channels
+from qcompile.codegen.groups import BITPACK, BY_PLACE, pads_channels
 from qcompile.codegen.kernels.moves import cat_offsets
 from qcompile.codegen.layout import Layout, layout_of
 from qcompile.codegen.schedules.loops import CHUNK, each_chunk, each_task, split
@@ -32,8 +32,8 @@ def is_flat(w: Writer) -> bool:
         return False
     if any(n.op == "get_attr" for node in group.nodes for n in node.all_input_nodes):
         return False
-    result = layout_of(group.result)
-    return all(_same_order(layout_of(n), result) for n in group.inputs)
+    first, *others = map(layout_of, (*group.results, *group.inputs))
+    return all(_same_order(layout, first) for layout in others)
 
 
 def _same_order(a: Layout, b: Layout) -> bool:
@@ -43,7 +43,7 @@ def _same_order(a: Layout, b: Layout) -> bool:
 
 def flat(w: Writer) -> None:
     """One run of elements a sample."""
-    size = w.out.layout.channels
+    size = w.layout(w.group.anchor).channels
     whole, rest = divmod(size, _PIECE)
     work = size * len(w.group.nodes)
 
@@ -63,7 +63,9 @@ def flat(w: Writer) -> None:
 
 def by_pixel(w: Writer) -> None:
     """Pixels one by one, channels in vectors; a few channels of a long row: vectors along the row."""
-    layout = layout_of(w.group.result.args[0]) if w.group.packs else w.out.layout  # type: ignore[arg-type]
+    unpacked = [n for n in w.group.results if n.target is not BITPACK]
+    anchor = w.group.anchor.args[0] if w.group.anchor.target is BITPACK else w.group.anchor
+    layout = layout_of((*unpacked, anchor)[0])  # type: ignore[arg-type]
     _each_pixel(w, layout, partial(_vectors, w, layout))
 
 
@@ -111,7 +113,7 @@ def _row(w: Writer, layout: Layout, n: Expr, outer: tuple[Expr, ...]) -> None:
         run = e.ramp(w.out.index(Point(n, row, 0)), 1, lanes * layout.channels)
         tb.buffer_store(w.out.flat, e.interleave([e.splat(v, lanes) for v in values]), [run])
 
-    if not layout.torch_order:
+    if len(w.group.results) == 1 and not layout.torch_order:
         each_chunk(layout.spatial[-1], together)
         return
     with tb.serial(layout.channels) as channel:
@@ -125,7 +127,8 @@ def _along_row(w: Writer, layout: Layout) -> bool:
     places = (_aten.pad.default, _dialect.im2col.default, _dialect.border_correction.default)
     if w.group.packs or any(n.target in places for n in w.group.nodes):
         return False
-    from_input = any(layout_of(n).torch_order for n in w.group.inputs) or layout.torch_order
+    ends = (*w.group.inputs, *w.group.results)
+    from_input = any(layout_of(n).torch_order for n in ends)
     return layout.channels < 8 or (from_input and not layout.channels_last)
 
 

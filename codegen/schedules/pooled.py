@@ -41,10 +41,11 @@ class _Ring(Operand):
 def schedule(w: Writer, c: Contraction, tile: Tile, pool: Node) -> None:
     """Write the contraction, the pooling, and what follows each of them."""
     at = w.group.nodes.index(pool)
-    head = Group(w.group.nodes[:at], w.group.anchor)
-    tail = Group(w.group.nodes[at:], pool)
-    body, out = Body(w, c, tile, 0, single=True), w.out
-    layout = w.layout(head.result)
+    last = w.group.nodes[at - 1]
+    head = Group(w.group.nodes[:at], w.group.anchor, (last,))
+    tail = Group(w.group.nodes[at:], pool, w.group.results)
+    body = Body(w, c, tile, 0, single=True)
+    layout = w.layout(last)
     w.group = tail
     window = window_of(w)
     g, rows = window.geometry, w.layout(pool).spatial[0]
@@ -57,18 +58,18 @@ def schedule(w: Writer, c: Contraction, tile: Tile, pool: Node) -> None:
     def task(index: Expr) -> None:
         n, strip = split(index, [strips])
         held: Any = _Ring(ring, tb.alloc_buffer((ring.size,), ring.dtype, scope="global"))
-        w.operands[head.result] = held
+        w.operands[last] = held
         with tb.serial(height) as step:
             row = e.bind(strip * height + step)
             with tb.If(row < rows), tb.Then():
                 first = e.bind(row * g.stride[0] - g.padding[0])
-                w.group, w.out = head, held
+                w.group = head
                 with tb.serial(span) as number:
                     y = e.bind(first + number)
                     new = tirx.any(step < 1, number >= kept)
                     with tb.If(tirx.all(y >= 0, y < g.inputs[0], new)), tb.Then():
                         body.band(n, (y,))
-                w.group, w.out = tail, out
+                w.group = tail
                 windows.row(w, window, n, (row,))
 
     work = c.steps * c.weight.shape[1] * math.prod(c.outputs) // c.dot.unit

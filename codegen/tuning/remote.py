@@ -93,6 +93,7 @@ class RemoteBench:
         """
         self._session = session
         self._numbers = itertools.count()
+        self.threads = threads
         self.device = session.cpu(0)
         session.get_function("runtime.config_threadpool")(_BIG_CORES, threads)
         there = int(session.get_function("runtime.NumThreads")())

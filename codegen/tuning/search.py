@@ -107,7 +107,7 @@ def tune(
         return None
     given = problem(gm, workload.group, machine, batch)
     default = Contestant(given, workload.choices[0], bench)
-    expected = default.result()
+    expected = default.results()
     good: list[tuple[float, Contestant]] = []
     refused: list[str] = []
     tried = 0
@@ -120,7 +120,7 @@ def tune(
         except RuntimeError as error:
             refused.append(f"{choice} does not build: {_first_line(error)}")
         else:
-            if same_bits(contestant.result(), expected):
+            if same_bits(contestant.results(), expected):
                 good.append((_heat(default, contestant), contestant))
                 good = sorted(good, key=lambda pair: pair[0])[:FINALISTS]
             else:
@@ -132,9 +132,10 @@ def tune(
     return _final(default, finalists, tried, tuple(refused))
 
 
-def same_bits(got: Array, expected: Array) -> bool:
-    """Whether two results are equal, bit for bit, floats and NaN too."""
-    return np.array_equal(got.view(np.uint8), expected.view(np.uint8))
+def same_bits(got: Sequence[Array], expected: Sequence[Array]) -> bool:
+    """Whether results are equal, bit for bit, floats and NaN too."""
+    pairs = zip(got, expected, strict=True)
+    return all(np.array_equal(a.view(np.uint8), b.view(np.uint8)) for a, b in pairs)
 
 
 def _first_line(error: RuntimeError) -> str:

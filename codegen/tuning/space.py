@@ -12,7 +12,8 @@ import torch
 from torch.fx import GraphModule, Node
 
 from qcompile.codegen.dots.methods import methods
-from qcompile.codegen.groups import CONTRACTIONS, Group, arguments, form
+from qcompile.codegen.fusion import form
+from qcompile.codegen.groups import CONTRACTIONS, Group, arguments
 from qcompile.codegen.kernels.contraction import contraction_of
 from qcompile.codegen.kernels.window import is_depthwise
 from qcompile.codegen.layout import Layout, layout_of
@@ -109,7 +110,7 @@ def describe(gm: GraphModule, group: Group) -> tuple[str, ...]:
         operands = ", ".join(_text(gm, value, names) for value in arguments(node))
         names[node] = f"y{i}"
         lines.append(f"y{i} = {str(node.target).removesuffix('.default')}({operands})")
-    lines.append(f"return {_memory(layout_of(group.result))}")
+    lines += [f"return {names[node]}: {_memory(layout_of(node))}" for node in group.results]
     return tuple(lines)
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.fx import GraphModule
 
+from qcompile.codegen.entry import alone
 from qcompile.codegen.groups import Group
 from qcompile.codegen.kernels.contraction import contraction_of
 from qcompile.codegen.layout import layout_of
@@ -41,6 +42,10 @@ class Bench(Protocol):
     def device(self) -> Any:
         """TVM's handle of the CPU there."""
 
+    @property
+    def threads(self) -> int:
+        """How many threads kernels use."""
+
     def load(self, library: Path) -> Any:
         """The module of a library."""
 
@@ -52,6 +57,10 @@ class LocalBench:
     """This process. Kernels use the threads that the calling thread was given."""
 
     device = tvm.cpu()
+
+    @property
+    def threads(self) -> int:
+        return int(tvm.get_global_func("runtime.NumThreads")())
 
     def load(self, library: Path) -> Any:
         return tvm.runtime.load_module(str(library))
@@ -66,15 +75,14 @@ class Problem:
 
     Attributes:
         inputs: one for each activation that it reads, the batch first.
-        shape, dtype: of its result, in memory.
+        outputs: shapes and dtypes of its results, in memory.
     """
 
     gm: GraphModule
     group: Group
     machine: Machine
     inputs: tuple[Array, ...]
-    shape: tuple[int, ...]
-    dtype: str
+    outputs: tuple[tuple[tuple[int, ...], str], ...]
 
 
 def problem(gm: GraphModule, group: Group, machine: Machine, batch: int) -> Problem:
@@ -86,8 +94,9 @@ def problem(gm: GraphModule, group: Group, machine: Machine, batch: int) -> Prob
         layout = layout_of(node)
         values = _random(generator, (batch, *layout.shape), layout.dtype, packed=layout.packed)
         inputs.append(values & _used(c.weight) if node is c.source and layout.packed else values)
-    result = layout_of(group.result)
-    return Problem(gm, group, machine, tuple(inputs), (batch, *result.shape), result.dtype)
+    layouts = map(layout_of, group.results)
+    outputs = tuple(((batch, *layout.shape), layout.dtype) for layout in layouts)
+    return Problem(gm, group, machine, tuple(inputs), outputs)
 
 
 def _random(
@@ -124,19 +133,24 @@ class Contestant:
         kernel = kernel_of(given.gm, given.group, given.machine, choice)
         with tempfile.TemporaryDirectory(prefix="qcompile-") as folder:
             library = Path(folder) / "kernel.so"
-            _build(kernel, given.machine, library)
+            _build(kernel, given, library)
             self._module = bench.load(library)
         self.choice = choice
         self._device = bench.device
         constants = (*given.inputs, *kernel.constants)
-        self._arguments = [tvm.runtime.tensor(value, device=bench.device) for value in constants]
-        self._result = tvm.runtime.empty(given.shape, given.dtype, device=bench.device)
+        self._arguments: list[Any] = [
+            tvm.runtime.tensor(value, device=bench.device) for value in constants
+        ]
+        self._results = [
+            tvm.runtime.empty(shape, dtype, device=bench.device) for shape, dtype in given.outputs
+        ]
+        self._arguments += [*self._results, bench.threads]
         self._calls = 1
 
-    def result(self) -> Array:
+    def results(self) -> tuple[Array, ...]:
         """What it computes."""
-        self._module[_NAME](*self._arguments, self._result)
-        return self._result.numpy()
+        self._module[_NAME](*self._arguments)
+        return tuple(result.numpy() for result in self._results)
 
     def seconds(self) -> float:
         """Mean seconds of a call, of one sample."""
@@ -148,12 +162,14 @@ class Contestant:
 
     def _sample(self) -> float:
         timer = self._module.time_evaluator(_NAME, self._device, number=self._calls, repeat=1)
-        return float(timer(*self._arguments, self._result).mean)
+        return float(timer(*self._arguments).mean)
 
 
-def _build(kernel: Kernel, machine: Machine, path: Path) -> None:
+def _build(kernel: Kernel, given: Problem, path: Path) -> None:
     """Write one kernel as a library, compiled as `build` compiles whole networks."""
-    function = kernel.function.with_attr("global_symbol", _NAME)
+    inputs = [(value.shape[1:], str(value.dtype)) for value in given.inputs]
+    outputs = [(shape[1:], dtype) for shape, dtype in given.outputs]
+    functions = alone(kernel, _NAME, inputs, outputs)
     with tvm.transform.PassContext(opt_level=3):
-        built = tvm.tirx.build(tvm.IRModule({_NAME: function}), machine.target, KERNELS)
-    link(tvm.runtime.Executable(built), path, machine.family)
+        built = tvm.tirx.build(tvm.IRModule(functions), given.machine.target, KERNELS)
+    link(tvm.runtime.Executable(built), path, given.machine.family)

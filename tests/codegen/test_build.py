@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from compiling import Case, aligned, check, joined, load, run
+from compiling import Case, check, joined, load
 from torch import Tensor, nn
 
 from qcompile.codegen import linker
@@ -91,7 +91,7 @@ def test_layers_of_one_shape_share_their_code() -> None:
     assert len(built.kernels) == 4
     assert len({k.name for k in built.kernels}) == 3
     x = torch.randn(3, 8, 5, 5)
-    torch.testing.assert_close(run(load(built), [x])[0], gm(x), rtol=0, atol=0)
+    torch.testing.assert_close(load(built)([x])[0], gm(x), rtol=0, atol=0)
 
 
 def test_a_value_is_returned_twice_and_an_input_too() -> None:
@@ -117,10 +117,10 @@ def test_results_share_no_memory_with_inputs_or_each_other(function: Callable[..
     gm = one(function, 3, 4, 5)
     machine = load(build(gm, CPU))
     for batch in (1, 3):
-        x = aligned(torch.randn(batch, 3, 4, 5))
+        x = torch.randn(batch, 3, 4, 5)
         wanted = function(x.clone())
         wanted = [wanted] if isinstance(wanted, Tensor) else list(wanted)
-        before, results = x.clone(), run(machine, [x])
+        before, results = x.clone(), machine([x])
         for i, result in enumerate(results):
             torch.testing.assert_close(result, wanted[i], rtol=0, atol=0)
             result.fill_(7.0 + i)
@@ -184,7 +184,7 @@ def test_plain_linker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CXX", raising=False)
     gm = one(lambda x: aten.log_softmax.int(aten.gelu.default(x), 1), 5)
     x = torch.randn(2, 5)
-    got = run(load(build(gm, CPU)), [aligned(x)])[0]
+    got = load(build(gm, CPU))([x])[0]
     # exp, log and erf by polynomials: some units in the last place.
     torch.testing.assert_close(got, gm(x), rtol=1e-5, atol=1e-6)
 

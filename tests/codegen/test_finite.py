@@ -10,7 +10,7 @@ import torch
 from compiling import Case
 from torch import Tensor
 
-from qcompile.codegen.groups import form
+from qcompile.codegen.fusion import form
 from qcompile.codegen.kernels.finite import bound, is_finite
 from qcompile.codegen.machine import machine_of
 from qcompile.codegen.writer import Writer

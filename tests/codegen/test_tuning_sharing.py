@@ -23,7 +23,7 @@ FOUND = Found(Choice(None, Tile(16, 1, 1)), 1.0, 1.0, 1.0, 1)
 class FakeBench:
     """A bench that nothing is loaded on; knows its number and whether it was given back."""
 
-    device = None
+    device, threads = None, 1
 
     def __init__(self, number: int) -> None:
         self.number, self.closed = number, False

@@ -106,7 +106,8 @@ def test_verified(fields: dict[str, Any]) -> None:
     assert report.ok
     assert report.samples == 71
     kernels = compiled(Net, **fields).variant.kernels
-    assert [kernel.kernel for kernel in report.kernels] == [kernel.name for kernel in kernels]
+    stored = [(kernel.name, value.node) for kernel in kernels for value in kernel.results]
+    assert [(kernel.kernel, kernel.nodes[-1]) for kernel in report.kernels] == stored
     assert all((k.equal is True) != (k.max_error is not None) for k in report.kernels)
     assert report.failures() == []
     assert report.top1_agreement == 1.0

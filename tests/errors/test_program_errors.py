@@ -121,6 +121,13 @@ def test_wrong_input(inputs: tuple[Any, ...], message: str) -> None:
     assert says(lambda: affine_program()(*inputs)) == message
 
 
+def test_more_samples_than_are_run_at_once() -> None:
+    program = affine_program()
+    with pytest.raises(QCompileError, match="2 samples cannot be run kernel by kernel") as error:
+        next(program.steps(torch.zeros(2, 3, 8)))
+    assert "at most 1" in str(error.value)
+
+
 def test_several_inputs_that_do_not_fit_together() -> None:
     program = pair_program()
     a, b = torch.zeros(2, 5), torch.zeros(2, 4, dtype=torch.int32)

@@ -107,10 +107,3 @@ def test_kernels_that_the_graph_does_not_have() -> None:
     message = says(lambda: qcompile.verify(with_kernels(kernels), converted(), X))
     assert "computes nothing_like_it, which the lowered graph does not have" in message
     assert "the version of qcompile that verifies it" in message
-
-
-def test_kernels_that_do_not_run() -> None:
-    first, *rest = program().variant.kernels
-    kernels = (replace(first, name="nobody"), *rest)
-    message = says(lambda: qcompile.verify(with_kernels(kernels), converted(), X))
-    assert "the program did not run its kernel nobody" in message

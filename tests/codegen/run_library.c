@@ -1,15 +1,16 @@
-/* Run the kernels of a library, in order, on tensors from a file: no TVM runtime is needed.
+/* Run a library on tensors from a file: no TVM runtime is needed.
  *
- *   run_kernels LIBRARY IN OUT
+ *   run_library LIBRARY IN OUT
  *
  * IN (int64 throughout, but for the data):  n, then n times: size, returned, data[size]
  *                                           n, then n times: storage, code, bits, rank, shape[rank]
- *                                           n, then n times: name[128], count, tensor[count]
+ *                                           the workspace's storage, threads
  * OUT: the data of the storages that are returned, one after another.
  *
  * Each storage ends at a page that can be neither read nor written.
  */
 #include <dlfcn.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,35 +21,60 @@
 #include <tvm/ffi/c_api.h>
 
 typedef struct {
-  void* sync_handle;
+  pthread_barrier_t* barrier;
   int32_t num_task;
 } Environment;
 typedef int (*Lambda)(int task, Environment* environment, void* closure);
 
 static void fail(const char* what, const char* detail) {
-  fprintf(stderr, "run_kernels: %s: %s\n", what, detail);
+  fprintf(stderr, "run_library: %s: %s\n", what, detail);
   exit(1);
 }
 
-/* --- what kernels import -------------------------------------------------------------------- */
+/* --- what libraries import -------------------------------------------------------------------- */
 
-enum { TASKS = 3 }; /* as if there were so many threads; they run one after another */
+static int threads = 1;
+
+typedef struct {
+  Lambda lambda;
+  Environment* environment;
+  void* closure;
+  int task, failed;
+} Task;
+
+static void* run_task(void* argument) {
+  Task* t = argument;
+  t->failed = t->lambda(t->task, t->environment, t->closure);
+  return NULL;
+}
 
 static int launch(Lambda lambda, void* closure, int tasks) {
-  Environment environment = {NULL, tasks ? tasks : TASKS};
-  for (int i = 0; i < environment.num_task; ++i) {
-    int failed = lambda(i, &environment, closure);
-    if (failed) return failed;
+  pthread_barrier_t barrier;
+  Environment environment = {&barrier, tasks ? tasks : threads};
+  int count = environment.num_task, failed = 0;
+  pthread_t others[count];
+  Task each[count];
+  pthread_barrier_init(&barrier, NULL, count);
+  for (int i = 0; i < count; ++i) {
+    each[i] = (Task){lambda, &environment, closure, i, 0};
+    if (pthread_create(&others[i], NULL, run_task, &each[i])) fail("threads", "none left");
   }
+  for (int i = 0; i < count; ++i) pthread_join(others[i], NULL), failed |= each[i].failed;
+  return failed;
+}
+
+static int barrier(int task, Environment* environment) {
+  (void)task;
+  pthread_barrier_wait(environment->barrier);
   return 0;
 }
 
 void TVMFFIErrorSetRaisedFromCStr(const char* kind, const char* message) {
-  fprintf(stderr, "run_kernels: %s: %s\n", kind, message);
+  fprintf(stderr, "run_library: %s: %s\n", kind, message);
 }
 
 void TVMFFIErrorSetRaisedFromCStrParts(const char* kind, const char** parts, int32_t count) {
-  fprintf(stderr, "run_kernels: %s: ", kind);
+  fprintf(stderr, "run_library: %s: ", kind);
   for (int32_t i = 0; i < count; ++i) fputs(parts[i] ? parts[i] : "", stderr);
   fputs("\n", stderr);
 }
@@ -68,6 +94,7 @@ static int release(int device, int id, void* memory) {
 static void set_slots(void* library) {
   const struct { const char* name; void* value; } slots[] = {
       {"__TVMBackendParallelLaunch", (void*)launch},
+      {"__TVMBackendParallelBarrier", (void*)barrier},
       {"__TVMBackendAllocWorkspace", (void*)allocate},
       {"__TVMBackendFreeWorkspace", (void*)release},
   };
@@ -126,27 +153,13 @@ static DLTensor tensor(const Storage* storages) {
   return t;
 }
 
-static void call(void* library, DLTensor* tensors) {
-  char name[128], symbol[160];
-  take(name, sizeof name);
-  snprintf(symbol, sizeof symbol, "__tvm_ffi_%.127s", name);
-  TVMFFISafeCallType function = (TVMFFISafeCallType)dlsym(library, symbol);
-  if (!function) fail("no such kernel", symbol);
-  int64_t count = number();
-  TVMFFIAny *arguments = make(count, sizeof *arguments), result = {.type_index = kTVMFFINone};
-  for (int64_t i = 0; i < count; ++i) {
-    arguments[i].type_index = kTVMFFIDLTensorPtr;
-    arguments[i].v_ptr = &tensors[number()];
-  }
-  if (function(NULL, arguments, count, &result)) fail("kernel failed", name);
-  free(arguments);
-}
-
 int main(int argc, char** argv) {
-  if (argc != 4) fail("usage", "run_kernels LIBRARY IN OUT");
+  if (argc != 4) fail("usage", "run_library LIBRARY IN OUT");
   void* library = dlopen(argv[1], RTLD_NOW | RTLD_LOCAL);
   if (!library) fail("cannot load", dlerror());
   set_slots(library);
+  TVMFFISafeCallType run = (TVMFFISafeCallType)dlsym(library, "__tvm_ffi_run");
+  if (!run) fail("no function", "run");
   input = fopen(argv[2], "rb");
   if (!input) fail("cannot read", argv[2]);
 
@@ -155,8 +168,20 @@ int main(int argc, char** argv) {
   for (int64_t i = 0; i < stored; ++i) storages[i] = storage();
   int64_t count = number();
   DLTensor* tensors = make(count, sizeof *tensors);
-  for (int64_t i = 0; i < count; ++i) tensors[i] = tensor(storages);
-  for (int64_t calls = number(); calls--;) call(library, tensors);
+  TVMFFIAny *arguments = make(count + 3, sizeof *arguments), result = {.type_index = kTVMFFINone};
+  for (int64_t i = 0; i < count; ++i) {
+    tensors[i] = tensor(storages);
+    arguments[i].type_index = kTVMFFIDLTensorPtr;
+    arguments[i].v_ptr = &tensors[i];
+  }
+  int64_t workspace = (int64_t)storages[number()].data;
+  threads = number();
+  const int64_t numbers[] = {workspace, threads, -1};
+  for (int i = 0; i < 3; ++i) {
+    arguments[count + i].type_index = kTVMFFIInt;
+    arguments[count + i].v_int64 = numbers[i];
+  }
+  if (run(NULL, arguments, count + 3, &result)) fail("run", "failed");
 
   FILE* output = fopen(argv[3], "wb");
   if (!output) fail("cannot write", argv[3]);
