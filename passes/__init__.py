@@ -18,6 +18,7 @@ from qcompile.passes.lower_binary_linear import LowerBinaryLinear
 from qcompile.passes.merge_duplicates import MergeDuplicates
 from qcompile.passes.remove_dropout import RemoveDropout
 from qcompile.passes.sink_flatten import SinkFlatten
+from qcompile.passes.sink_relu import SinkRelu
 from qcompile.passes.unflatten_linear import UnflattenLinear
 
 # Every pass there is, in the order in which a model meets them.
@@ -33,6 +34,7 @@ PASSES: tuple[type[Pass], ...] = (
     CorrectZeroPadding,
     LowerBinaryConv,
     LowerBinaryLinear,
+    SinkRelu,
     CommuteMaxpool,
     FoldThreshold,
     SinkFlatten,

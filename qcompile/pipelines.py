@@ -22,6 +22,7 @@ from qcompile.passes.lower_binary_linear import LowerBinaryLinear
 from qcompile.passes.merge_duplicates import MergeDuplicates
 from qcompile.passes.remove_dropout import RemoveDropout
 from qcompile.passes.sink_flatten import SinkFlatten
+from qcompile.passes.sink_relu import SinkRelu
 from qcompile.passes.unflatten_linear import UnflattenLinear
 from qcompile.quant.recipe import Recipe
 
@@ -61,7 +62,10 @@ def lower_passes() -> tuple[Pass, ...]:
         CorrectZeroPadding(),
         LowerBinaryConv(),
         LowerBinaryLinear(),
-        # Needs the packing that the two above put behind each sign, and leaves the sign next to
+        # Two poolings of one value, before and behind its ReLU, are one for the next pass to see.
+        SinkRelu(),
+        MergeDuplicates(),
+        # Needs the packing that lowering put behind each sign, and leaves the sign next to
         # its accumulator, where fold-threshold finds it.
         CommuteMaxpool(),
         FoldThreshold(),
