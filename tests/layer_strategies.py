@@ -10,9 +10,8 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from random_layers import ENDS, Binary, Family, Float, Integer, Layer, Slide
 
-BINARY_ENDS = tuple(ENDS)
-INTEGER_ENDS = tuple(end for end in BINARY_ENDS if "pool" not in end)
-FLOAT_ENDS = ("sums", "floats", "relu", "residual")
+INTEGER_ENDS = tuple(ENDS)
+FLOAT_ENDS = ("sums", "floats", "relu", "residual", "pool floats")
 # What hypothesis tries first comes first: a layer as networks have it.
 _PLACES = {  # in each of so many dimensions
     1: st.sampled_from((9, 40, 17, 5, 1, 2, 31, 12)),
@@ -113,7 +112,7 @@ def _binary(draw: st.DrawFn, ranks: Sequence[int], groups: Sequence[int]) -> Bin
         channels = 32 * group * draw(st.integers(1, 3))
     family = Binary(channels, size, (), draw(_SEEDS), draw(st.sampled_from((-1, -1, 0))))
     pads = (0, 0, 1, -1) if family.low else (0, 1)
-    choice = _Choice((group,), pads, BINARY_ENDS, pointwise=True)
+    choice = _Choice((group,), pads, INTEGER_ENDS, pointwise=True)
     return replace(family, layers=choice.layers(draw, family))
 
 

@@ -266,6 +266,16 @@ def _both(acc: Tensor, c: dict[str, Tensor], *_: object) -> list[Tensor]:
     return [y, dialect.bitpack.default(dialect.sign.default(y))]
 
 
+def _largest(kernel: int, stride: int, padding: int, *, bits: bool) -> Any:
+    def end(acc: Tensor, c: dict[str, Tensor], rank: int, *_: Tensor) -> list[Tensor]:
+        y = _scaled(acc, c) if bits else aten.relu.default(_scaled(acc, c))
+        pool = (aten.max_pool1d, aten.max_pool2d, aten.max_pool3d)[rank - 1].default
+        y = pool(y, *([size] * rank for size in (kernel, stride, padding)))
+        return [dialect.bitpack.default(dialect.sign.default(y)) if bits else y]
+
+    return end
+
+
 ENDS: dict[str, Any] = {
     "bits": lambda acc, c, *_: [dialect.bitpack.default(_threshold(acc, c, -1))],
     "sums": lambda acc, c, *_: [acc],
@@ -274,6 +284,8 @@ ENDS: dict[str, Any] = {
     "floats and bits": _both,
     "pool 2": _pooled(2, 2, 0, False),
     "pool 3": _pooled(3, 2, 1, True),
+    "pool floats": _largest(3, 2, 1, bits=False),
+    "pool to bits": _largest(2, 2, 0, bits=True),
     "uint8": lambda acc, c, *_: [dialect.quantize.default(_scaled(acc, c), 0.0165, 117, 0, 255)],
     "int8": lambda acc, c, *_: [dialect.quantize.default(_scaled(acc, c), 0.03125, 0, -128, 127)],
     "unit": lambda acc, c, *_: [dialect.quantize_unit.default(_scaled(acc, c), 2)],
@@ -284,7 +296,8 @@ ENDS: dict[str, Any] = {
     "levels": lambda acc, c, *_: [_threshold(acc, c, 0)],
     "level bits": lambda acc, c, *_: [dialect.bitpack.default(_threshold(acc, c, 0))],
 }
-_FLOWING = ENDS.keys() - {"bits", "level bits", "signs", "pool 2", "pool 3", "floats and bits"}
+_PACKED = {"bits", "level bits", "signs", "pool 2", "pool 3", "floats and bits", "pool to bits"}
+_FLOWING = ENDS.keys() - _PACKED
 
 
 def _moved(value: Tensor) -> Tensor:
