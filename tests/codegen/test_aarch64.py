@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from compiling import Case, check, joined
+from disassembly import hottest_loop, mnemonic
 from emulating import emulated, needs_emulator
 from layers import (
     floats,
@@ -142,26 +142,9 @@ needs_objdump = pytest.mark.skipif(
 )
 
 
-def hottest_loop(case: Case, arch: str, instruction: str, folder: Path) -> list[str]:
-    """The innermost loop with most of an instruction: its instructions, as objdump spells them."""
-    library = folder / "library.so"
-    library.write_bytes(build(joined([case]), Target("cpu", arch)).library)
-    command = [_OBJDUMP, "-d", "--no-show-raw-insn", str(library)]
-    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    lines = [m.groups() for m in re.finditer(r"^ +([0-9a-f]+):\t(.*)$", text, re.MULTILINE)]
-    at = {address: i for i, (address, _) in enumerate(lines)}
-    loops = []
-    for i, (_, line) in enumerate(lines):
-        jump = re.match(r"(?:b\.\w+|cbn?z\t\w+,|tbn?z\t\w+, #\d+,)\s+([0-9a-f]+) <", line)
-        if jump and at.get(jump[1], i) < i:
-            loops.append((at[jump[1]], i))
-    inner = [a for a in loops if not any(a != b and a[0] <= b[0] and b[1] <= a[1] for b in loops)]
-    bodies = [[line for _, line in lines[first : last + 1]] for first, last in inner]
-    return max(bodies, key=lambda body: Counter(map(mnemonic, body))[instruction])
-
-
-def mnemonic(line: str) -> str:
-    return line.split()[0]
+def loop_of(case: Case, arch: str, instruction: str, folder: Path) -> list[str]:
+    library = build(joined([case]), Target("cpu", arch)).library
+    return hottest_loop(library, instruction, folder, _OBJDUMP)
 
 
 def computed(loop: list[str]) -> Counter[str]:
@@ -178,7 +161,7 @@ def test_three_instructions_for_128_signs(
     channels: int, size: int, arch: str, add: str, tail: str, tmp_path: Path
 ) -> None:
     case = xnor_conv(channels, channels, *SAME, size=(size, size), tail=tail)
-    loop = hottest_loop(case, arch, "cnt", tmp_path)
+    loop = loop_of(case, arch, "cnt", tmp_path)
     found = computed(loop)
     count = found["cnt"]
     assert count >= 16
@@ -205,7 +188,7 @@ def test_products_of_bytes(
 ) -> None:
     case = int_conv(64, 64, *SAME, zero_point=3, source=source, size=(56, 56))
     case.constants["weight"].clamp_(min=-127)
-    loop = hottest_loop(case, arch, next(iter(instructions)), tmp_path)
+    loop = loop_of(case, arch, next(iter(instructions)), tmp_path)
     found = computed(loop)
     count = found[next(iter(instructions))]
     assert count >= 8
