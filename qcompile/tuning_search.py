@@ -261,7 +261,8 @@ class _Search:
             use_threads(self.threads)
             search_here(tasks, budget, done, tick)
         else:
-            search_there(tasks, self.tracker.servers, self._open, budget, done, tick)
+            lost = search_there(tasks, self.tracker.servers, self._open, budget, done, tick)
+            self.notes += [f"A server was lost, others did its work: {error}" for error in lost]
 
     def _open(self) -> RemoteBench:
         assert self.tracker is not None

@@ -76,6 +76,7 @@ class _Shared:
     results: queue.SimpleQueue[_Result] = field(default_factory=queue.SimpleQueue)
 
     finished: threading.Event = field(default_factory=threading.Event)
+    lost: list[Exception] = field(default_factory=list)
 
     def serve(self) -> None:
         """Take tasks until all is finished, or a server is lost."""
@@ -86,7 +87,8 @@ class _Shared:
                         self._take(bench)
                 elif not self._drop():
                     self.finished.wait(_LOOK)  # another server may yet be lost: its task comes back
-            except (RuntimeError, OSError):
+            except (RuntimeError, OSError) as error:
+                self.lost.append(error)
                 return
             except QCompileError as error:
                 self.results.put((None, error))
@@ -128,13 +130,16 @@ def search_there(
     budget: Budget,
     done: Done,
     tick: Callable[[], None],
-) -> None:
+) -> list[Exception]:
     """Search on so many servers at once, each at another task.
 
     Args:
         open_: gives a session with a free server.
         done: called in this thread with what was found, task by task.
         tick: called after each candidate, in any thread.
+
+    Returns:
+        Why servers were lost whose work others did.
 
     Raises:
         QCompileError: there is no linker; or a server does not do what it should; or all are lost.
@@ -151,6 +156,7 @@ def search_there(
     finally:
         budget.stop()
         shared.finished.set()
+    return list(shared.lost)
 
 
 def _collect(shared: _Shared, threads: Sequence[threading.Thread], tasks: int, done: Done) -> None:

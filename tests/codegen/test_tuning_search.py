@@ -95,6 +95,17 @@ def floats(channels: int, filters: int, size: int) -> Case:
     return Case(function, [(channels, size, size)], {"weight": weight, "bias": random(filters)})
 
 
+def pooled(channels: int, filters: int, size: int) -> Case:
+    """8-bit integers whose largest of each 2x2 is taken by the same kernel."""
+    case = integers(channels, filters, size)
+
+    def function(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+        y = q.scale_shift.default(case.function(x, weight), scale, None)
+        return aten.max_pool2d.default(y, [2, 2], [2, 2])
+
+    return Case(function, case.shapes, {**case.constants, "scale": random(filters)})
+
+
 def linear(features: int, outputs: int) -> Case:
     weight = pack_words(random(outputs, features) >= 0)
 
@@ -124,6 +135,7 @@ CASES = {
     "integers": integers(12, 24, 7),
     "integers-grouped": integers(8, 12, 6, groups=2),
     "floats": floats(5, 40, 8),
+    "pooled": pooled(4, 24, 8),
     "linear": linear(200, 70),
 }
 
@@ -152,6 +164,10 @@ def test_the_default_comes_first_and_every_method_has_its_own() -> None:
     methods = list(dict.fromkeys(choice.method for choice in choices))
     assert [choice.method for choice in choices[: len(methods)]] == methods
     assert None not in methods
+
+
+def test_the_case_of_pooling_pools() -> None:
+    assert contraction(CASES["pooled"].graph()).pool is not None
 
 
 def test_tiles_of_words_write_whole_words() -> None:
@@ -185,7 +201,7 @@ def test_the_description_is_readable_and_names_no_values() -> None:
         "y0 = qcompile.im2col(x0, 40, 1, [3, 3], [1, 1], [1, 1, 1, 1], [1, 1], 1)",
         "y1 = qcompile.xnor_matmul(y0, int32[24, 18], 360, 1)",
         "y2 = qcompile.scale_shift(y1, float32[24], None)",
-        "return float32[24, 5, 5], channels first",
+        "return y2: float32[24, 5, 5], channels first",
     )
 
 

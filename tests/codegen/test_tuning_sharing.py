@@ -66,8 +66,9 @@ def share(
     open_: Callable[[], Bench],
     servers: int = 2,
     budget: Budget | None = None,
+    lost: list[Exception] | None = None,
 ) -> list[str]:
-    """The names of the tasks that were done."""
+    """The names of the tasks that were done; errors of lost servers go to `lost`."""
     done: list[str] = []
     budget = budget or Budget()
     real: list[Any] = list(tasks)
@@ -75,7 +76,9 @@ def share(
     def finished(task: Any, found: Found) -> None:
         done.append(task.name)
 
-    search_there(real, servers, open_, budget, finished, lambda: None)
+    errors = search_there(real, servers, open_, budget, finished, lambda: None)
+    if lost is not None:
+        lost += errors
     return sorted(done)
 
 
@@ -107,7 +110,9 @@ def test_a_task_of_a_lost_server_goes_to_another() -> None:
             raise RuntimeError("connection reset")
         return FOUND
 
-    assert share([FakeTask("a", act), FakeTask("b")], Servers().open) == ["a", "b"]
+    lost: list[Exception] = []
+    assert share([FakeTask("a", act), FakeTask("b")], Servers().open, lost=lost) == ["a", "b"]
+    assert [str(error) for error in lost] == ["connection reset"]
     assert len(attempts) == 2
     assert len(set(attempts)) == 2
 

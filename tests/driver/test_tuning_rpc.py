@@ -32,6 +32,7 @@ pytestmark = [
 ]
 KEY = "loopback"
 PATIENCE = 200.0  # seconds for three processes to import TVM on a busy machine
+LIFE = 600.0  # seconds
 
 
 def free_port() -> int:
@@ -42,8 +43,14 @@ def free_port() -> int:
 
 @contextmanager
 def process(log: Path, module: str, port: int, *options: str, **environment: str) -> Iterator[None]:
-    """A process of its own with all its children, ended as a group."""
-    command = [sys.executable, "-m", module, "--host", "127.0.0.1", "--port", str(port)]
+    """A process of its own with all its children, ended as a group, at the latest by `timeout`."""
+    python = [
+        "timeout",
+        "--signal=KILL",
+        f"{LIFE:.0f}",
+        sys.executable,
+    ]  # for where pytest is killed
+    command = [*python, "-m", module, "--host", "127.0.0.1", "--port", str(port)]
     with log.open("wb") as output:
         running = subprocess.Popen(
             [*command, "--port-end", str(port + 1), *options],
