@@ -35,6 +35,11 @@ _PAIR = {
     8: "llvm.x86.avx2.pmadd.wd",
     16: "llvm.x86.avx512.pmaddw.d.512",
 }
+_BYTES = {
+    4: "llvm.x86.ssse3.pmadd.ub.sw.128",
+    8: "llvm.x86.avx2.pmadd.ub.sw",
+    16: "llvm.x86.avx512.pmaddubs.w.512",
+}
 _QUAD = {
     4: "llvm.x86.avx512.vpdpbusd.128",
     8: "llvm.x86.avx512.vpdpbusd.256",
@@ -88,3 +93,27 @@ class QuadDot(Dot):
         return tirx.call_llvm_pure_intrin(
             e.vector("int32", count), _QUAD[count], total, bytes_, weight
         )
+
+
+@dataclass(frozen=True)
+class FewLevelsDot(QuadDot):
+    """Four products in two instructions, where it is known that no sum of two leaves 16 bits.
+
+    `pmaddubsw` saturates: activations of 8 bits times weights of 8 may not be so multiplied.
+    """
+
+    @staticmethod
+    def holds(highest: int, weight: int) -> bool:
+        """Whether two products of activations up to `highest` and weights of that size fit."""
+        return 2 * highest * weight < 1 << 15
+
+    def step(self, total: Expr, x: Expr, weight: Expr) -> Expr:
+        count = e.lanes(total)
+        quad = e.splat(tirx.reinterpret("int32", x), count)
+        bytes_ = tirx.reinterpret(e.vector("uint8", 4 * count), quad)
+        pairs = tirx.call_llvm_pure_intrin(
+            e.vector("int16", 2 * count), _BYTES[count], bytes_, weight
+        )
+        one = e.splat(e.const(1, "int16"), 2 * count)
+        product = tirx.call_llvm_pure_intrin(e.vector("int32", count), _PAIR[count], pairs, one)
+        return total + product

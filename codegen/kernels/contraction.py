@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from qcompile.codegen.dots.floats import Dot
-from qcompile.codegen.dots.integers import PairDot, QuadDot, SingleDot
+from qcompile.codegen.dots.integers import FewLevelsDot, PairDot, QuadDot, SingleDot
 from qcompile.codegen.dots.methods import methods, sign_dot
 from qcompile.codegen.dots.neon import (
     BytePairDot,
@@ -24,6 +24,7 @@ from qcompile.codegen.dots.neon import (
     TwoBytePairsDot,
 )
 from qcompile.codegen.groups import arguments, sizes
+from qcompile.codegen.kernels.ranges import levels
 from qcompile.codegen.machine import Machine
 from qcompile.codegen.writer import Writer
 from qcompile.errors import QCompileError
@@ -97,7 +98,7 @@ def _read(w: Writer, machine: Machine, method: str | None) -> Contraction:
     if node.target is _dialect.xnor_matmul.default:
         return _xnor(w, node, machine, method)
     if node.target is _dialect.conv.default:
-        return _integer_conv(w, node, machine)
+        return _integer_conv(w, node)
     if node.target is _aten.convolution.default:
         return _float_conv(w, node)
     if len(w.layout(node).spatial) or w.layout(node).rank != 2:
@@ -110,7 +111,7 @@ def _read(w: Writer, machine: Machine, method: str | None) -> Contraction:
     weight = w.tensor(second)
     rows = weight.reshape(1, weight.shape[0], 1, -1)
     if node.target is _dialect.linear.default:
-        dot = _integer_dot(machine, w.layout(source).dtype, rows, third, 0)
+        dot = _integer_dot(w, source, rows, third, 0)
         return Contraction(source, rows, dot)
     return Contraction(source, rows, Dot(bias=None if third is None else w.tensor(third)))
 
@@ -144,10 +145,10 @@ def _grouped(weight: Tensor, groups: int) -> Tensor:
     return weight.movedim(1, -1).unflatten(0, (groups, -1))
 
 
-def _integer_conv(w: Writer, node: Node, machine: Machine) -> Contraction:
+def _integer_conv(w: Writer, node: Node) -> Contraction:
     source, weight, stride, padding, dilation, groups, zero_point, pad_value = arguments(node)
     shaped = _grouped(w.tensor(weight), groups)
-    dot = _integer_dot(machine, w.layout(source).dtype, shaped, zero_point, pad_value)
+    dot = _integer_dot(w, source, shaped, zero_point, pad_value)
     return Contraction(
         source,
         shaped,
@@ -173,8 +174,14 @@ _OF_BYTES: dict[tuple[str, str], tuple[type[QuadDot], int]] = {
 }
 
 
-def _integer_dot(machine: Machine, dtype: str, weight: Tensor, zero: int, pad: int) -> Dot:
+def _integer_dot(w: Writer, source: Node, weight: Tensor, zero: int, pad: int) -> Dot:
+    machine, dtype = w.machine, w.layout(source).dtype
     form, lift = _OF_BYTES.get((machine.dot, dtype), (None, 0))
+    if machine.dot == "pair" and "ssse3" in machine.features:
+        low, high = levels(w, source)
+        lift = max(0, -low)
+        highest, size = max(high, zero + pad) + lift, int(weight.to(torch.int32).abs().amax())
+        form = FewLevelsDot if FewLevelsDot.holds(highest, size) else None
     stored = zero + pad + lift
     if form and weight.dtype is torch.int8 and form.least <= stored <= form.least + 255:
         rows = weight.reshape(weight.shape[0] * weight.shape[1], -1)

@@ -19,7 +19,7 @@ from qcompile.codegen import expr as e
 from qcompile.codegen.expr import Expr
 from qcompile.codegen.groups import CONTRACTIONS, arguments, groups_of, sizes
 from qcompile.codegen.kernels.contraction import contraction_of
-from qcompile.codegen.kernels.finite import is_finite
+from qcompile.codegen.kernels.ranges import is_finite
 from qcompile.codegen.writer import Point, Writer
 from qcompile.ir.ops import hanging_padding
 

@@ -15,10 +15,18 @@ from layers import (
     int_conv,
     integers,
     packed_weight,
+    signs,
     xnor_cases,
     xnor_conv,
 )
 from torch import Tensor
+
+from qcompile.codegen.dots.integers import FewLevelsDot
+from qcompile.codegen.fusion import form
+from qcompile.codegen.kernels.contraction import contraction_of
+from qcompile.codegen.machine import machine_of
+from qcompile.codegen.writer import Writer
+from qcompile.ir.target import Target
 
 q, aten = torch.ops.qcompile, torch.ops.aten
 
@@ -144,6 +152,47 @@ def test_float_convolutions_and_matrix_products() -> None:
         Case(flat, [(5, 3, 4)], {"w": floats(70, 60, seed=4)}, name="flatten", tolerance=near),
     ]
     check(cases)
+
+
+ENDS = [  # levels and weights, and whether two products of the largest ones fit 16 bits
+    ((0, 127), 127, True),
+    ((0, 255), 64, True),
+    ((0, 255), 65, False),
+    ((0, 128), 128, False),
+    ((-64, 63), 128, True),
+    ((-8, 7), 7, True),
+    ((-127, 127), 127, False),
+]
+
+
+def at_the_ends(levels: tuple[int, int], size: int, padding: int) -> Case:
+    """Activations and weights at their ends: inputs so large that all quantizers clip."""
+    weight = signs(18, 13, 3, 3, seed=size)
+    constants = {"w": torch.where(weight, min(size, 127), -size).to(torch.int8)}
+    constants["w"][0], constants["w"][1] = -size, min(size, 127)
+    zero = max(levels[0], 0)
+
+    def function(x: Tensor, w: Tensor) -> Any:
+        x = q.quantize.default(x, 0.1, zero, *levels)
+        return q.conv.default(x, w, [1, 1], [padding] * 4, [1, 1], 1, zero, 0)
+
+    return Case(function, [(13, 5, 6)], constants, name=f"{levels} {size}", spread=1e6)
+
+
+@pytest.mark.parametrize("target", ["cpu", "cpu:haswell", "cpu:x86-64-v2", "cpu:skylake-avx512"])
+def test_products_at_the_ends_of_16_bits(target: str) -> None:
+    check([at_the_ends(levels, size, i % 2) for i, (levels, size, _) in enumerate(ENDS)], target)
+
+
+@pytest.mark.parametrize(("levels", "size", "fits"), ENDS)
+def test_two_bytes_are_multiplied_at_once_only_where_no_sum_saturates(
+    levels: tuple[int, int], size: int, fits: bool
+) -> None:
+    gm = at_the_ends(levels, size, 0).graph()
+    for arch, able in (("haswell", True), ("x86-64", False), ("icelake-server", False)):
+        machine = machine_of(Target("cpu", arch))
+        c = contraction_of(Writer(gm, form(gm)[-1], machine, {}), machine)
+        assert isinstance(c.dot, FewLevelsDot) == (fits and able), arch
 
 
 @pytest.mark.parametrize("target", ["cpu", "cpu:haswell"])

@@ -1,4 +1,4 @@
-"""Values that are neither infinite nor NaN, whatever the network is given."""
+"""What is known about values, whatever the network is given: how large they are, which levels."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from qcompile.codegen.writer import Writer
 _aten, _dialect = torch.ops.aten, torch.ops.qcompile
 _LARGEST = 1e38  # roundings on the way to it do not reach float32's end
 _PASS = frozenset({_aten.relu.default, _aten.neg.default, _aten.abs.default})
+# They give no value that they do not read.
+_MOVED = frozenset({_aten.flatten.using_ints, _aten.max_pool2d.default})
 
 
 def is_finite(w: Writer, node: Node) -> bool:
@@ -36,6 +38,22 @@ def bound(w: Writer, node: Node) -> float:
     if node.target is _aten.add.Tensor and given[2] == 1:
         return sum(bound(w, n) if isinstance(n, Node) else math.inf for n in given[:2])
     return math.inf
+
+
+def levels(w: Writer, node: Node) -> tuple[int, int]:
+    """The lowest and the highest level that a value of bytes may hold."""
+    given = arguments(node) if node.op == "call_function" else []
+    if node.target is _dialect.quantize.default:
+        return int(given[3]), int(given[4])
+    if node.target is _dialect.quantize_unit.default:
+        return 0, 2 ** int(given[1]) - 1
+    if node.target is _dialect.sign.default:
+        return -1, 1
+    if node.target is _dialect.threshold.default:
+        return int(given[3]), 1
+    if node.target in _MOVED:
+        return levels(w, given[0])
+    return (0, 255) if w.layout(node).dtype == "uint8" else (-128, 127)
 
 
 def _size(w: Writer, node: Node) -> float:

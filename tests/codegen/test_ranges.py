@@ -9,9 +9,10 @@ import pytest
 import torch
 from compiling import Case
 from torch import Tensor
+from torch.fx import Node
 
 from qcompile.codegen.fusion import form
-from qcompile.codegen.kernels.finite import bound, is_finite
+from qcompile.codegen.kernels.ranges import bound, is_finite, levels
 from qcompile.codegen.machine import machine_of
 from qcompile.codegen.writer import Writer
 from qcompile.ir.target import Target
@@ -24,6 +25,7 @@ def bound_of(function: Callable[..., Any], **constants: Tensor) -> tuple[float, 
     gm = Case(function, [(2, 3, 3)], constants).graph()
     w = Writer(gm, form(gm)[-1], machine_of(Target("cpu")), {})
     node = gm.graph.output_node().args[0]
+    assert isinstance(node, Node)
     return bound(w, node), is_finite(w, node)
 
 
@@ -53,3 +55,39 @@ def test_sums_of_scaled_products_are_bounded() -> None:
 )
 def test_nothing_is_known_of_floats_from_outside(function: Callable[..., Any]) -> None:
     assert not bound_of(function)[1]
+
+
+@pytest.mark.parametrize(
+    ("function", "ends"),
+    [
+        (lambda x: q.quantize.default(x, 0.1, 3, 0, 15), (0, 15)),
+        (lambda x: q.quantize.default(x, 0.1, 0, -8, 7), (-8, 7)),
+        (lambda x: q.quantize_unit.default(x, 3), (0, 7)),
+        (lambda x: q.sign.default(x), (-1, 1)),
+        (lambda x: aten.max_pool2d.default(q.quantize_unit.default(x, 2), [2, 2]), (0, 3)),
+        (lambda x: aten.flatten.using_ints(q.sign.default(x), 1), (-1, 1)),
+        (lambda x: aten.pad.default(q.sign.default(x), [1, 1]), (-128, 127)),
+        (lambda x: aten.pad.default(q.quantize_unit.default(x, 2), [1, 1]), (0, 255)),
+    ],
+)
+def test_levels_are_known_from_what_made_them(
+    function: Callable[..., Any], ends: tuple[int, int]
+) -> None:
+    gm = Case(function, [(2, 3, 3)]).graph()
+    w = Writer(gm, form(gm)[-1], machine_of(Target("cpu")), {})
+    node = gm.graph.output_node().args[0]
+    assert isinstance(node, Node)
+    assert levels(w, node) == ends
+
+
+def test_levels_of_a_threshold_begin_where_it_says() -> None:
+    def function(x: Tensor, w: Tensor, t: Tensor) -> Any:
+        acc = q.conv.default(q.sign.default(x), w, [1, 1], [0, 0, 0, 0], [1, 1], 1, 0, 0)
+        return q.threshold.default(acc, t, t, 0), q.threshold.default(acc, t, t, -1)
+
+    constants = {"w": torch.ones(2, 2, 1, 1, dtype=torch.int8), "t": torch.ones(2).to(torch.int32)}
+    gm = Case(function, [(2, 3, 3)], constants).graph()
+    w = Writer(gm, form(gm)[-1], machine_of(Target("cpu")), {})
+    nodes = gm.graph.output_node().args[0]
+    assert isinstance(nodes, (tuple, list))
+    assert [levels(w, n) for n in nodes if isinstance(n, Node)] == [(0, 1), (-1, 1)]
