@@ -204,7 +204,7 @@ def split(shape: Shape, x: Tensor, target: str, settings: Settings) -> dict[str,
         return {}
     program.num_threads = settings.threads
     clock = timed_rows.CLOCKS[settings.clock]
-    parts = {"pack_sign": "pack", "xnor_popcount": "matmul", "pack_threshold": "epilogue"}
+    parts = {"pack_sign": "pack", "xnor_popcount": "matmul", "copy_pad": "epilogue"}
     taken: dict[str, list[float]] = {part: [] for part in parts.values()}
     for _ in range(_SPLIT_ROUNDS):
         for kernel, run in program.steps(x):

@@ -156,18 +156,21 @@ class _Forming:
 
 def _inexact(group: _Growing, quantizer: Node) -> set[Node]:
     """Values of the group that must be seen, so that exact ops alone lead from them to a quantizer."""
+    inexact: set[Node] = set()
+    for node in group.nodes:
+        exact = _is_exact(node) and inexact.isdisjoint(activations(node))
+        if not exact and node not in group.shown:
+            inexact.add(node)
     found: set[Node] = set()
-    waiting = [value for value in activations(quantizer) if value in group.nodes]
+    waiting = [value for value in activations(quantizer) if value in inexact]
     while waiting:
         node = waiting.pop()
-        own = [value for value in activations(node) if value in group.nodes]
-        if not _has_inexact(group, node):
-            continue
-        ends = len(activations(node)) > 1 or _is_stored(group, node) or node is group.pool
-        if ends or not _is_exact(node):
+        others = [user for user in node.users if user is not quantizer]
+        stored = any(user not in group.nodes for user in others) or node is group.pool
+        if stored or len(activations(node)) > 1 or not _is_exact(node):
             found.add(node)
         else:
-            waiting += own
+            waiting += activations(node)
     return found
 
 
@@ -193,12 +196,6 @@ def _pools_rows(group: _Growing, pool: Node) -> bool:
     rows = span * shape[1] * shape[3] * spec(source).dtype.itemsize
     weight = spec(arguments(anchor)[1])
     return max(rows, math.prod(weight.shape) * weight.dtype.itemsize) <= _NEAR
-
-
-def _has_inexact(group: _Growing, node: Node) -> bool:
-    """Whether a value is inexact, given the inputs of the group."""
-    own = [value for value in activations(node) if value in group.nodes]
-    return not _is_exact(node) or any(_has_inexact(group, value) for value in own)
 
 
 def _is_stored(group: _Growing, node: Node) -> bool:

@@ -27,7 +27,9 @@ class Arguments:
         self._dtypes = [np.dtype(spec.dtype) for spec in inputs]
         self._outputs = [(spec.shape, np.dtype(spec.dtype)) for spec in outputs]
         self._torch_dtypes: list[Any] = []
-        self._empty: list[Any] = []  # tensors that results are made like: on the CPU
+        # Known once torch is loaded: its tensors, and what makes one for each output.
+        self._tensor: Any = None
+        self._new: list[tuple[Callable[..., Any], tuple[int, ...]]] = []
 
     def call(self, run: Callable[..., None], inputs: Sequence[Any], *numbers: int) -> list[Any]:
         """The outputs of `run(*inputs, *outputs, *numbers)`.
@@ -37,7 +39,11 @@ class Arguments:
         """
         size = self._size(inputs)
         arguments = inputs if size else self.check(inputs)
-        results = self._results(inputs[0], size or inputs[0].shape[0])
+        size = size or inputs[0].shape[0]
+        if isinstance(inputs[0], np.ndarray):
+            results = [np.empty((size, *shape), dtype) for shape, dtype in self._outputs]
+        else:
+            results = [new(size, *shape) for new, shape in self._new or self._of_torch()]
         try:
             run(*arguments, *results, *numbers)
         except _REFUSED:
@@ -49,28 +55,31 @@ class Arguments:
 
     def _size(self, inputs: Sequence[Any]) -> int:
         """The size of the batch, or 0 if the inputs may have something that the library cannot see."""
-        if not inputs:
+        kind = type(inputs[0]) if inputs else None
+        if kind is np.ndarray:
+            for x in inputs:
+                if type(x) is not kind or not x.flags.aligned:
+                    return 0
+        elif kind is self._tensor or self._is_tensor(kind):
+            for x in inputs:
+                if type(x) is not kind or x.is_neg():
+                    return 0
+        else:
             return 0
-        kind, torch = type(inputs[0]), sys.modules.get("torch")
-        strange = _strange_array if kind is np.ndarray else _strange_tensor
-        if kind is not np.ndarray and (torch is None or kind is not torch.Tensor):
-            return 0
-        for x in inputs:
-            if type(x) is not kind or strange(x):
-                return 0
         shape = inputs[0].shape
         return shape[0] if shape else 0
 
-    def _results(self, like: Any, size: int) -> list[Any]:
-        """Memory for the outputs, of the kind of an input."""
-        if isinstance(like, np.ndarray):
-            return [np.empty((size, *shape), dtype) for shape, dtype in self._outputs]
-        if not self._empty:
-            torch = sys.modules["torch"]
-            dtypes = [getattr(torch, str(dtype)) for _, dtype in self._outputs]
-            self._empty = [torch.empty(0, dtype=dtype, device="cpu") for dtype in dtypes]
-        pairs = zip(self._empty, self._outputs, strict=True)
-        return [empty.new_empty(size, *shape) for empty, (shape, _) in pairs]
+    def _is_tensor(self, kind: type | None) -> bool:
+        """Whether it is torch's class itself: others may do anything."""
+        self._tensor = getattr(sys.modules.get("torch"), "Tensor", None)
+        return kind is not None and kind is self._tensor
+
+    def _of_torch(self) -> list[tuple[Callable[..., Any], tuple[int, ...]]]:
+        torch = sys.modules["torch"]
+        dtypes = [getattr(torch, str(dtype)) for _, dtype in self._outputs]
+        makers = [torch.empty(0, dtype=dtype, device="cpu").new_empty for dtype in dtypes]
+        self._new = [(new, shape) for new, (shape, _) in zip(makers, self._outputs, strict=True)]
+        return self._new
 
     def check(self, inputs: Sequence[Any]) -> list[Any]:
         """The inputs, copied where the library cannot read them.
@@ -124,10 +133,6 @@ def _check_batches(inputs: Sequence[Any], specs: Sequence[ValueInfo]) -> None:
 # --- torch ---------------------------------------------------------------------------------------
 
 
-def _strange_tensor(x: Any) -> bool:
-    return not x.is_cpu or x.is_neg() or x.layout is not sys.modules["torch"].strided
-
-
 def _torch_argument(x: Any, spec: ValueInfo, dtype: Any) -> Any:
     if not x.is_cpu:
         raise QCompileError(
@@ -147,10 +152,6 @@ def _torch_argument(x: Any, spec: ValueInfo, dtype: Any) -> Any:
 
 
 # --- numpy ---------------------------------------------------------------------------------------
-
-
-def _strange_array(x: Any) -> bool:
-    return not x.flags.aligned
 
 
 def _array_argument(x: Any, spec: ValueInfo, dtype: Any) -> Any:

@@ -85,6 +85,28 @@ def test_all_branches_of_a_sum_of_integers_are_one_kernel() -> None:
     check([case])
 
 
+def test_signs_of_inexact_values_are_taken_where_they_are_stored() -> None:
+    def function(x: Tensor, w: Tensor, a: Tensor) -> Any:
+        y = aten.convolution.default(x, w, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1)
+        y = q.scale_shift.default(y, a, a)
+        return q.sign.default(aten.hardtanh.default(y, -1.0, 1.0)), aten.relu.default(y)
+
+    def sums(x: Tensor, w: Tensor, a: Tensor) -> Any:
+        """As many paths as 2^40 lead to the last sum."""
+        y = z = aten.convolution.default(x, w, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1)
+        for _ in range(40):
+            y, z = aten.add.Tensor(y, z), aten.mul.Scalar(y, 0.5)
+        return q.sign.default(y), q.scale_shift.default(z, a, a)
+
+    constants = {"w": floats(4, 3, 1, 1, seed=1), "a": floats(4, seed=2)}
+    cases = [Case(f, [(3, 4, 4)], constants, tolerance=(1e-5, 1e-5)) for f in (function, sums)]
+    [(_, results)] = groups(cases[0])
+    assert sorted(short(results)) == ["convolution", "relu", "sign"]
+    [(_, results)] = groups(cases[1])
+    assert sorted(short(results)) == ["add_39", "scale_shift", "sign"]
+    check(cases)
+
+
 def test_kernels_that_would_need_each_other_stay_apart() -> None:
     """b reads a, and what follows a reads b: one kernel for a and its follower would wait for b."""
 
