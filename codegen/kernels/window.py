@@ -21,7 +21,7 @@ from qcompile.codegen.groups import CONTRACTIONS, arguments, groups_of, sizes
 from qcompile.codegen.kernels.contraction import contraction_of
 from qcompile.codegen.kernels.ranges import is_finite
 from qcompile.codegen.writer import Point, Writer
-from qcompile.ir.ops import hanging_padding
+from qcompile.ir.ops import FLOAT32_EXACT, hanging_padding
 
 _aten, _dialect = torch.ops.aten, torch.ops.qcompile
 
@@ -132,13 +132,22 @@ def is_depthwise(w: Writer) -> bool:
 
 
 def _depthwise(w: Writer, node: Node) -> Window:
+    """A convolution of each channel by itself.
+
+    Processors multiply floats faster than integers of 32 bits; as long as no sum reaches 2^24,
+    float32 holds each of them exactly.
+    """
     integer = node.target is _dialect.conv.default
     c = contraction_of(w, w.machine)
     weight = c.weight.reshape(c.groups, -1).T.contiguous()  # [taps, C]
-    element = c.dot.sums
+    zero, pad = arguments(node)[6:8] if integer else (0, 0)
+    largest = 512 * weight.abs().double().sum(0).amax()  # centred bytes are within 256, as is pad
+    element = "float32" if not integer or largest < FLOAT32_EXACT else "int32"
+    weight = weight.to(torch.float32 if element == "float32" else torch.int32)
+    _, finished = c.dot.finish(w)
 
     def weights(number: Expr, p: Point) -> Expr:
-        return e.cast(w.constant(weight, number * c.groups + p.channels), element)
+        return w.constant(weight, number * c.groups + p.channels)
 
     def take(value: Expr, number: Expr, p: Point) -> Expr:
         x = e.cast(w.read(c.source, p), element)
@@ -149,10 +158,8 @@ def _depthwise(w: Writer, node: Node) -> Window:
         return value + e.const(pad, element) * weights(number, p)
 
     def finish(value: Expr, p: Point) -> Expr:
-        return value if integer else finished(value, p)
+        return e.cast(value, "int32") if integer else finished(value, p)
 
-    _, finished = c.dot.finish(w)
-    zero, pad = arguments(node)[6:8] if integer else (0, 0)
     geometry = Geometry(c.kernel, c.stride, c.padding, c.dilation, c.inputs)
     return Window(c.source, geometry, 0, element, take, finish, skip if pad else None)
 

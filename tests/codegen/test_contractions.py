@@ -154,6 +154,21 @@ def test_float_convolutions_and_matrix_products() -> None:
     check(cases)
 
 
+@pytest.mark.parametrize("target", ["cpu", "cpu:haswell", "cpu:x86-64-v2"])
+def test_depthwise_sums_that_floats_hold_and_that_they_do_not(target: str) -> None:
+    cases = []
+    for i, dtype in enumerate((torch.int8, torch.int16)):
+        for size, (pad, zero) in ((3, (1, 0)), (5, (-1, 255)), (7, (0, 128))):
+            padding = (size // 2,) * 4
+            geometry = ((size, size), (1, 2), padding, (1, 1))
+            one = int_conv(
+                37, 37, *geometry, groups=37, zero_point=zero, pad_value=pad, dtype=dtype, seed=i
+            )
+            one.spread = 1e6  # levels at their ends
+            cases.append(one)
+    check(cases, target, batches=(2,))
+
+
 ENDS = [  # levels and weights, and whether two products of the largest ones fit 16 bits
     ((0, 127), 127, True),
     ((0, 255), 64, True),
