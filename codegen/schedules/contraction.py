@@ -142,17 +142,25 @@ class Body:
         self._lines = math.prod(self._outer) * c.groups
         size = packed.numel() * packed.element_size()
         self._pieces = 1 if single else pieces_of(blocks, self._lines, work, size)
+        self._heavy = size > _CACHED
 
     def write(self, samples: int = 1) -> None:
         """All lines of all samples, so many samples at once; the batch has at least so many."""
         count = self._w.n if samples == 1 else tirx.floordiv(self._w.n + (samples - 1), samples)
 
         def task(index: Expr) -> None:
-            """One piece of the channels of one line. Pieces come first: their weights stay cached."""
+            """One piece of the channels of one line.
+
+            Pieces come first where all weights together would leave the cache. Else lines do: then a
+            thread has the same rows in kernel after kernel, and finds what it wrote in its own cache.
+            """
             piece: Expr = e.const(0, "int32")
-            if self._pieces > 1:
+            if self._pieces > 1 and self._heavy:
                 lines = e.bind(count * self._lines)
                 piece, index = e.bind(tirx.floordiv(index, lines)), tirx.floormod(index, lines)
+            elif self._pieces > 1:
+                piece = e.bind(tirx.floormod(index, self._pieces))
+                index = tirx.floordiv(index, self._pieces)
             n, *outer, group = split(index, [*self._outer, self._c.groups])
             if samples > 1:
                 n = e.bind(tirx.min(n * samples, self._w.n - samples))
