@@ -56,7 +56,7 @@ AVX512_VPOPCNTDQ = InstructionSet(
     "avx512_vpopcntdq",
     (*_AVX512, "avx512_vpopcntdq"),
     ("-march=skylake-avx512", "-mavx512vpopcntdq"),
-    ("avx512", "avx2"),
+    ("avx512_vnni", "avx512", "avx2"),
 )
 SETS = (AVX2, AVX_VNNI, AVX512, AVX512_VNNI, AVX512_VPOPCNTDQ)
 

@@ -92,7 +92,7 @@ class Arguments:
             takes = ", ".join(f"{s.name}: {s}" for s in specs)
             raise QCompileError(
                 f"the program takes {len(specs)} input{'s'[: len(specs) != 1]}, got {len(inputs)}",
-                hint=f"call program({takes})",
+                hint=f"they are given by position: {takes}",
             )
         tensor = getattr(sys.modules.get("torch"), "Tensor", None)
         if tensor is not None and isinstance(inputs[0], tensor):

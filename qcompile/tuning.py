@@ -8,6 +8,7 @@ Here is what is asked for; `tuning_search` does it.
 from __future__ import annotations
 
 import math
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,8 @@ class Tuning:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise QCompileError(f"{name} is {value!r}", hint=f"a whole number, {least} or more")
+        if self.cache is not None and not isinstance(self.cache, (str, os.PathLike)):
+            raise QCompileError(f"cache is {self.cache!r}", hint="the path of a file")
         if self.seconds is not None and not _is_time(self.seconds):
             raise QCompileError(f"seconds is {self.seconds!r}", hint="a number, more than 0")
         if bool(self.rpc) != bool(self.key):

@@ -159,7 +159,7 @@ class _Search:
             self.notes.append(f"{self.cache.damaged} damaged entries of {tuning.path} are ignored.")
         if not tuning.measures:
             if tuning.cache is not None and not tuning.path.exists():
-                hint = "--tune without a budget of 0 makes one"
+                hint = "tune with a budget first: --tune, or tune=True, makes one"
                 raise QCompileError("there is no such file", where=str(tuning.path), hint=hint)
             return
         self.cache.check_writable()

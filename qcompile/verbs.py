@@ -62,6 +62,12 @@ def run(options: argparse.Namespace, out: Console, err: Console) -> int:
     """Run a program on arrays from files, or on random numbers."""
     from qcompile.program import load
 
+    if options.output is not None and options.output.resolve() == Path(options.program).resolve():
+        raise QCompileError(
+            "the result would take the program's place",
+            where=str(options.output),
+            hint="-o names another file",
+        )
     program = load(options.program, arch=options.arch)
     if options.threads is not None:
         program.num_threads = options.threads

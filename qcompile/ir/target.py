@@ -45,7 +45,7 @@ class Target:
         if self.kind not in KINDS:
             raise QCompileError(
                 f"unknown target {self.kind!r}",
-                hint=f"targets: {', '.join(KINDS)}, or with a processor, as in cpu:haswell",
+                hint=f"targets: {', '.join(KINDS)}, cpu:{PORTABLE}, or a processor, as in cpu:haswell",
             )
 
     @staticmethod
@@ -53,13 +53,17 @@ class Target:
         """Read "cpu", "cpu:haswell" or "cpu:portable"; a Target passes through.
 
         Raises:
-            QCompileError: the kind is not known, or this is no text.
+            QCompileError: the kind is not known, a processor is missing, or this is no text.
         """
         if isinstance(text, Target):
             return text
         if not isinstance(text, str):
             raise QCompileError(f"target is {text!r}", hint='pass "cpu", "cpu:haswell" or a Target')
-        kind, _, arch = text.partition(":")
+        kind, colon, arch = (part.strip() for part in text.partition(":"))
+        if colon and not arch:
+            raise QCompileError(
+                f"no processor after the colon of {text!r}", hint="cpu alone means this machine's"
+            )
         return Target(kind, arch or None)
 
     def variants(self) -> tuple[Target, ...]:

@@ -101,6 +101,7 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: qcompile.compile(converted(), bits=1), "a converted model takes no bits"),
     (lambda: qcompile.compile(converted(), target="abacus"), "unknown target 'abacus'"),
     (lambda: qcompile.compile(converted(), target=cast(Any, None)), "target is None"),
+    (lambda: qcompile.Tuning(cache=cast(Any, 7)), "cache is 7"),
     (lambda: qcompile.prepare(InPlace(), X), "the graph of InPlace does not compute what"),
     # calibration
     (lambda: calibrate(prepared(), []), "there is no calibration batch"),

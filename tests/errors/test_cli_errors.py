@@ -59,6 +59,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         ("--method binary", "unknown method 'binary'"),
         ("--method affine", "method 'affine' has no 1-bit quantizer"),
         ("--target tpu", "unknown target 'tpu'"),
+        ("--target cpu:", "no processor after the colon of 'cpu:'"),
         ("--target cpu:abacus", "unknown processor 'abacus'"),
         ("--override fc", "--override 'fc' is not LAYER=BITS"),
         ("--override =8", "--override '=8' is not LAYER=BITS"),
@@ -223,6 +224,7 @@ def test_run_refuses(program: str, capsys: pytest.CaptureFixture[str]) -> None:
         "--input good.npy --input good.npy": "2",
         "--input good.npy -o gone/y.npy": "gone/y.npy: cannot write",
         "--threads 0": "num_threads is 0",
+        f"--input good.npy -o {program}": "the result would take the program's place",
     }
     for words, message in cases.items():
         assert message in refusal(capsys, "run", program, *words.split())

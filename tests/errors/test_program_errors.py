@@ -42,9 +42,12 @@ X = torch.zeros(2, 3, 8)
     [
         (
             (),
-            "the program takes 1 input, got 0\n  call program(x: float32[N, 3, 8])",
+            "the program takes 1 input, got 0\n  they are given by position: x: float32[N, 3, 8]",
         ),
-        ((X, X), "the program takes 1 input, got 2\n  call program(x: float32[N, 3, 8])"),
+        (
+            (X, X),
+            "the program takes 1 input, got 2\n  they are given by position: x: float32[N, 3, 8]",
+        ),
         (
             (X.double(),),
             "input x is float64, the program takes float32[N, 3, 8]\n  pass x.float()",
