@@ -55,7 +55,9 @@ class Arguments:
 
     def _size(self, inputs: Sequence[Any]) -> int:
         """The size of the batch, or 0 if the inputs may have something that the library cannot see."""
-        kind = type(inputs[0]) if inputs else None
+        if not inputs:
+            return 0
+        kind = type(inputs[0])
         if kind is np.ndarray:
             for x in inputs:
                 if type(x) is not kind or not x.flags.aligned:
@@ -69,10 +71,10 @@ class Arguments:
         shape = inputs[0].shape
         return shape[0] if shape else 0
 
-    def _is_tensor(self, kind: type | None) -> bool:
+    def _is_tensor(self, kind: type) -> bool:
         """Whether it is torch's class itself: others may do anything."""
         self._tensor = getattr(sys.modules.get("torch"), "Tensor", None)
-        return kind is not None and kind is self._tensor
+        return kind is self._tensor
 
     def _of_torch(self) -> list[tuple[Callable[..., Any], tuple[int, ...]]]:
         torch = sys.modules["torch"]

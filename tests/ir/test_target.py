@@ -14,7 +14,7 @@ from qcompile.ir.target import VARIANTS, Target
         ("cpu", Target("cpu")),
         ("cpu:haswell", Target("cpu", "haswell")),
         ("cpu:portable", Target("cpu", "portable")),
-        ("cpu:", Target("cpu")),
+        (" cpu:haswell ", Target("cpu", "haswell")),
         (Target("cpu", "znver4"), Target("cpu", "znver4")),
     ],
 )
@@ -50,3 +50,8 @@ def test_no_portable_target_for_this_family(monkeypatch: pytest.MonkeyPatch) -> 
         "there is no cpu:portable on riscv64\n"
         "  it is for x86_64 and aarch64; name a processor, as in cpu:haswell"
     )
+
+
+def test_a_colon_without_a_processor() -> None:
+    with pytest.raises(QCompileError, match="no processor after the colon of 'cpu:'"):
+        Target.parse("cpu:")
