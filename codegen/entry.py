@@ -26,9 +26,9 @@ from qcompile.codegen.layout import ALIGNMENT
 from qcompile.codegen.plan import Place
 from qcompile.codegen.writer import Kernel
 
-# Scalar operations that are worth waking threads for, some microseconds: of a network, of a kernel.
-NETWORK_FROM = 1 << 18
-KERNEL_FROM = 1 << 15
+# Scalar operations that are worth another thread: of all samples, if each thread takes some; of those
+# that are left, if threads meet after every kernel; of such a kernel. (2^18 are some 8 us.)
+SAMPLES_FROM, REST_FROM, KERNEL_FROM = 1 << 18, 1 << 20, 1 << 15
 
 Values = Sequence[tuple[tuple[int, ...], str]]  # shapes after the batch, and dtypes
 
@@ -240,7 +240,7 @@ class _Program:
 
     def _share(self, at: _Pointers, n: Expr, threads: Expr) -> None:
         """Samples for all threads, then those that are left, together."""
-        with tb.If(tirx.any(threads <= 1, n * self.work < NETWORK_FROM)):
+        with tb.If(tirx.any(threads <= 1, n * self.work < SAMPLES_FROM)):
             with tb.Then():
                 self._then(self.serial, at, _long(0), n)
             with tb.Else():
@@ -249,10 +249,18 @@ class _Program:
                 with tb.If(each > 0), tb.Then(), tb.parallel(threads) as t:
                     self._then(self.serial, at.thread(t), t * each, each)
                 with tb.If(shared < n), tb.Then():
-                    if self.pays:
-                        self._then(self.shared, at, shared, n - shared, threads)
-                    else:
-                        self._then(self.serial, at, shared, n - shared)
+                    self._rest(at, shared, n - shared, threads)
+
+    def _rest(self, at: _Pointers, first: Expr, count: Expr, threads: Expr) -> None:
+        """Fewer samples than threads."""
+        if not self.pays:
+            self._then(self.serial, at, first, count)
+            return
+        with tb.If(count * self.work < REST_FROM):
+            with tb.Then():
+                self._then(self.serial, at, first, count)
+            with tb.Else():
+                self._then(self.shared, at, first, count, threads)
 
     def _then(self, function: GlobalVar, at: _Pointers, *numbers: Expr) -> None:
         _check(Call(function, [*at.all, *numbers], ret_ty="int32"))
