@@ -17,17 +17,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from qcompile.errors import QCompileError
-from qcompile.program_info import (
-    InfoError,
-    ProgramInfo,
-    Variant,
-    from_json,
-    from_version_1,
-    to_json,
-)
+from qcompile.program_info import InfoError, ProgramInfo, Variant, from_json, to_json
 
 FORMAT = "qcompile program"
-VERSION = 2
+VERSION = 3
 SUFFIX = ".qcp"
 
 _JSON = "program.json"
@@ -175,7 +168,7 @@ def _read(archive: zipfile.ZipFile, where: str) -> tuple[ProgramInfo, tuple[_Mem
     _check_size(entry, _MAX_JSON, where)
     head = _head(archive.read(entry), where)
     try:
-        info, members = _version_1(head) if head["version"] == 1 else _version_2(head)
+        info, members = _body(head)
     except (InfoError, KeyError, TypeError) as error:
         what = f"{_JSON} is damaged ({error})"
         raise QCompileError(what, where=where, hint=_AGAIN) from error
@@ -191,14 +184,7 @@ def _read(archive: zipfile.ZipFile, where: str) -> tuple[ProgramInfo, tuple[_Mem
     return info, members
 
 
-def _version_1(head: dict[str, Any]) -> tuple[ProgramInfo, tuple[_Member, ...]]:
-    """One library, with a name of its own."""
-    declared = head["library"]
-    member = _Member("library.so", declared["size"], declared["sha256"])
-    return from_version_1(head["info"]), (member,)
-
-
-def _version_2(head: dict[str, Any]) -> tuple[ProgramInfo, tuple[_Member, ...]]:
+def _body(head: dict[str, Any]) -> tuple[ProgramInfo, tuple[_Member, ...]]:
     body = {name: head[name] for name in ("info", "libraries")}
     if head["sha256"] != _digest(body):
         raise InfoError("its SHA-256 differs")
@@ -228,7 +214,8 @@ def _head(text: bytes, where: str) -> dict[str, Any]:
     if type(version) is not int or version < 1:
         what = f"{_JSON} is damaged (version {version!r})"
         raise QCompileError(what, where=where, hint=_AGAIN)
-    if version > VERSION:
-        what = f"the file has format version {version}, this qcompile reads up to {VERSION}"
-        raise QCompileError(what, where=where, hint="upgrade qcompile, or compile the model again")
+    if version != VERSION:
+        what = f"the file has format version {version}, this qcompile reads {VERSION}"
+        hint = "upgrade qcompile, or " if version > VERSION else ""
+        raise QCompileError(what, where=where, hint=f"{hint}compile the model again")
     return head

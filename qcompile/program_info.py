@@ -169,6 +169,9 @@ def from_json(value: object) -> ProgramInfo:
             raise InfoError(f"{spec.name} has the shape {spec.shape}")
         if spec.dtype not in DTYPES:
             raise InfoError(f"{spec.name} has the dtype {spec.dtype!r}")
+    for variant in info.variants:
+        if variant.workspace < 0 or variant.samples < 1:
+            raise InfoError(f"{variant.arch} runs {variant.samples} samples at once")
     if not info.inputs or not info.outputs:
         raise InfoError("a program has inputs and outputs")
     _check_variants(info.variants)
@@ -184,20 +187,6 @@ def _check_variants(variants: tuple[Variant, ...]) -> None:
             raise InfoError(f"a variant is called {name!r}")
         if names.count(name) > 1:
             raise InfoError(f"{names.count(name)} variants are called {name!r}")
-
-
-def from_version_1(value: object) -> ProgramInfo:
-    """The info of a file of version 1, which had one variant and kept its fields among the others.
-
-    Raises:
-        InfoError: a field is missing, unknown or of another type.
-    """
-    if not isinstance(value, dict):
-        raise InfoError("program is no object")
-    own = {f.name for f in dataclasses.fields(Variant)}
-    variant = {name: value[name] for name in own & value.keys()}
-    rest = {name: value[name] for name in value.keys() - own}
-    return from_json({**rest, "variants": [variant]})
 
 
 def dataclass_from_json(cls: type[T], value: object, where: str) -> T:

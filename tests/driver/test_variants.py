@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import json
 import platform
 import re
 import shutil
@@ -30,7 +28,6 @@ from qcompile.ir.target import VARIANTS, Target
 from qcompile.machine import obstacle, runnable
 from qcompile.program import Program
 from qcompile.program_file import Archive, pack
-from qcompile.program_info import to_json
 
 X86 = platform.machine() == "x86_64"
 on_x86 = pytest.mark.skipif(
@@ -114,30 +111,6 @@ def test_only_the_chosen_variant_is_unpacked(
     program = qcompile.load(path)
     program(torch.zeros(1, 3, 8))
     assert read == ["program.json", "two.so"]
-
-
-def test_a_file_of_version_1_is_read(tmp_path: Path) -> None:
-    import hashlib
-
-    info = to_json(replace(affine_info(), variants=()))
-    del info["variants"]
-    [variant] = json.loads(json.dumps(to_json(affine_info())))["variants"]
-    library = {
-        "sha256": hashlib.sha256(affine_library()).hexdigest(),
-        "size": len(affine_library()),
-    }
-    head = {"format": "qcompile program", "version": 1, "library": library}
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as file:
-        file.writestr("program.json", json.dumps({**head, "info": {**info, **variant}}))
-        file.writestr("library.so", affine_library())
-    path = tmp_path / "old.qcp"
-    path.write_bytes(buffer.getvalue())
-    program = qcompile.load(path)
-    assert program.info == affine_info()
-    assert torch.equal(program(torch.zeros(1, 3, 8)), torch.ones(1, 3, 8))
-    program.save(tmp_path / "again.qcp")
-    assert qcompile.load(tmp_path / "again.qcp").info == affine_info()
 
 
 # --- of this machine's compiler ------------------------------------------------------------------
