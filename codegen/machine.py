@@ -64,7 +64,7 @@ _EMITTED = {
 
 # What LLVM is not to emit, since nothing asks for it where a program is loaded. All that it might
 # emit, and that is in neither table, is part of every processor of the family.
-_NEVER = frozenset(
+_NOT_EMITTED = (
     "sse4a fma4 xop tbm lwp crc32 cx16 sahf pclmul vpclmulqdq aes vaes sha sha512 sm3 sm4 adx prfchw "
     "prefetchi movrs movdiri movdir64b cmpccxadd avx512bf16 avx512vp2intersect avxifma "
     "avxneconvert avxvnniint8 avxvnniint16 avx10.1 avx10.2 egpr ndd nf ccmp zu ppx push2pop2 "
@@ -72,8 +72,9 @@ _NEVER = frozenset(
     # AArch64
     "sha2 sve-aes sve-sha3 sve-sm4 sve-bitperm sve-b16b16 crc lse lse2 rcpc rcpc-immo rcpc3 jsconv "
     "complxnum fptoint faminmax fp8 fp8fma fp8dot2 fp8dot4 lut sme sme2 sme2p1 flagm altnzcv hbc "
-    "ls64 pauth".split()
+    "ls64 pauth"
 )
+_NEVER = frozenset(_NOT_EMITTED.split())
 
 # What LLVM takes as the triple of a family that is not this machine's.
 _TRIPLES = {"x86_64": "x86_64-linux-gnu", "aarch64": "aarch64-linux-gnu"}

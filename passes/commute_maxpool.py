@@ -60,7 +60,7 @@ class CommuteMaxpool(Pass):
             return Declined(f"max_pool stays on floats: {what} is no integer accumulator")
         if not _leads_to_signs(gm, pools[0]):
             return Declined("max_pool stays on floats: a layer reads what it gives as floats")
-        if any(_Window.of(pool).misses_the_map(pool) for pool in pools):
+        if any(Window.of(pool).misses_the_map(pool) for pool in pools):
             return Declined("max_pool stays on floats: a pooling window lies wholly in the padding")
         ends = values_along(gm, chain, torch.stack(bounds).to(torch.int32))
         if any(v.isnan().any() for v in ends):
@@ -88,7 +88,7 @@ def _opposed(y: Tensor, level: Tensor) -> Tensor:
 
 
 def _pool_bits(gm: GraphModule, pool: Node, bits: Node, falls: Tensor) -> Node:
-    window = _Window.of(pool)
+    window = Window.of(pool)
     layer = str(pool.meta["layer"])
     new = gm.graph.call_function(
         dialect.bit_maxpool.default,
@@ -107,7 +107,7 @@ def _pool_bits(gm: GraphModule, pool: Node, bits: Node, falls: Tensor) -> Node:
 
 
 @dataclass(frozen=True)
-class _Window:
+class Window:
     """A max pooling's arguments, a number for each dimension, defaults filled in."""
 
     kernel: list[int]
@@ -117,7 +117,7 @@ class _Window:
     ceil_mode: bool
 
     @classmethod
-    def of(cls, pool: Node) -> _Window:
+    def of(cls, pool: Node) -> Window:
         rank = len(spec(pool).shape) - 2
         given = [*pool.args[1:], *[None, [], 0, 1, False][len(pool.args) - 1 :]]
         kernel = _each(given[0], rank)

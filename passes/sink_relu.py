@@ -3,8 +3,10 @@
     max_pool(relu(x)), max_pool(x)  ->  relu(p), p    with p = max_pool(x)
 
 A ReLU never turns the order of two floats, so that the largest of a window is the same before and
-after it; padding, minus infinity, is never the largest. Results compare equal, to the sign of a
-zero. Such pairs come of a binarized layer behind a pooling whose shortcut reads the ReLU.
+after it. Padding, minus infinity, is never the largest, unless a window has nothing else, as only
+dilation makes one: those stay. Results compare equal; where they are zeros, their signs may differ,
+which no quantizer, sum or product of numbers sees. Such pairs come of a binarized layer behind a
+pooling whose shortcut reads the ReLU.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from torch.fx import GraphModule, Node
 from qcompile.ir.graph import calls
 from qcompile.ir.stages import Stage, aten
 from qcompile.passes.base import Declined, Pass
+from qcompile.passes.commute_maxpool import Window
 from qcompile.passes.monotone import POOLS, replay
 from qcompile.passes.one_bit import argument
 
@@ -35,6 +38,8 @@ class SinkRelu(Pass):
         relu = argument(node)
         if not any(_pools_alike(user, node) for user in argument(relu).users):
             return None
+        if Window.of(node).misses_the_map(node):
+            return Declined("its input is pooled twice: a window lies wholly in the padding")
         pooled = replay(gm, [node], argument(relu))
         return gm.graph.call_function(aten.relu.default, (pooled,))
 

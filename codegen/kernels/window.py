@@ -141,7 +141,7 @@ def _depthwise(w: Writer, node: Node) -> Window:
     c = contraction_of(w, w.machine)
     weight = c.weight.reshape(c.groups, -1).T.contiguous()  # [taps, C]
     zero, pad = arguments(node)[6:8] if integer else (0, 0)
-    largest = 512 * weight.abs().double().sum(0).amax()  # centred bytes are within 256, as is pad
+    largest = 512 * weight.double().abs().sum(0).amax()  # centred bytes are within 256, as is pad
     element = "float32" if not integer or largest < FLOAT32_EXACT else "int32"
     weight = weight.to(torch.float32 if element == "float32" else torch.int32)
     _, finished = c.dot.finish(w)

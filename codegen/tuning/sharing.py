@@ -90,7 +90,7 @@ class _Shared:
             except (RuntimeError, OSError) as error:
                 self.lost.append(error)
                 return
-            except QCompileError as error:
+            except (QCompileError, AttributeError, TypeError, ValueError) as error:
                 self.results.put((None, error))
                 return
 
@@ -170,7 +170,7 @@ def _collect(shared: _Shared, threads: Sequence[threading.Thread], tasks: int, d
             _check_servers(alive, waited, left)
             continue
         left -= 1
-        if isinstance(found, QCompileError):
+        if isinstance(found, Exception):
             raise found
         assert task is not None
         if isinstance(found, Exception):

@@ -166,7 +166,10 @@ def test_depthwise_sums_that_floats_hold_and_that_they_do_not(target: str) -> No
             )
             one.spread = 1e6  # levels at their ends
             cases.append(one)
-    check(cases, target, batches=(2,))
+    lowest = int_conv(6, 6, (27, 27), (1, 1), (0,) * 4, (1, 1), groups=6, size=(27, 27))
+    lowest.constants["weight"].fill_(-128)[:, :, ::2, 1::2] = -127
+    lowest.spread = 1e6
+    check([*cases, lowest], target, batches=(2,))
 
 
 ENDS = [  # levels and weights, and whether two products of the largest ones fit 16 bits

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from rewriting import assert_same_result, check_ignores, check_rewrite, converted
+from rewriting import assert_same_result, check_declines, check_ignores, check_rewrite, converted
 from small_nets import Net, normal
 from torch import Tensor
 
@@ -52,3 +52,14 @@ def test_a_pooling_without_its_like_stays() -> None:
 
     check_ignores(SinkRelu(), converted(Net(alone), normal(1, 3, 7, 7)))
     check_ignores(SinkRelu(), converted(Net(other_window), normal(1, 3, 7, 7)))
+
+
+def test_a_window_of_padding_alone_keeps_its_relu() -> None:
+    def dilated(x: Tensor) -> Tensor:
+        one = aten.max_pool2d.default(x, [2, 2], [1, 1], [1, 1], [3, 3], False)
+        other = aten.max_pool2d.default(aten.relu.default(x), [2, 2], [1, 1], [1, 1], [3, 3], False)
+        return aten.add.Tensor(one, other)
+
+    reason = "its input is pooled twice: a window lies wholly in the padding"
+    net = converted(Net(dilated), normal(1, 3, 2, 2))
+    check_declines(SinkRelu(), net, max_pool2d_default_1=reason)
