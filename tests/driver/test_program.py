@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -231,6 +232,23 @@ def test_default_threads_follow_the_environment(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert affine_program().num_threads == count
+
+
+def test_a_workspace_goes_with_its_thread(affine: Program) -> None:
+    def call() -> Any:
+        affine(samples(4))
+        return weakref.ref(affine.library().memory().base)
+
+    memory = in_thread(call)
+    gc.collect()
+    assert memory() is None
+
+
+def test_a_workspace_is_kept_for_any_batch(affine: Program) -> None:
+    affine(samples(1))
+    before = affine.library().workspace(1)
+    affine(samples(64))
+    assert affine.library().workspace(1) == before
 
 
 def test_a_call_leaves_the_callers_affinity_alone(affine: Program) -> None:

@@ -173,6 +173,23 @@ def test_a_shifted_threshold_is_found() -> None:
     assert 0 < mismatch.count < mismatch.total
 
 
+def test_each_value_that_a_kernel_stores_is_compared() -> None:
+    """A sum that is read as floats and as signs: both are wrong where a scale is."""
+
+    def scale(value: Tensor) -> None:
+        value[5] *= -1
+
+    rows = qcompile.verify(compiled(), converted(), images(9)).kernels
+    several = [kernel for kernel in compiled().variant.kernels if len(kernel.results) > 1]
+    assert several
+    for kernel in several:
+        own = [row for row in rows if row.nodes[-1] in {value.node for value in kernel.results}]
+        assert [row.kernel for row in own] == [kernel.name] * len(kernel.results)
+    report = qcompile.verify(tampered("norm_scale", scale), converted(), images(9))
+    names = {info.node for kernel in several for info in kernel.results}
+    assert {row.nodes[-1] for row in report.kernels if not row.ok} >= names
+
+
 def test_a_changed_byte_of_packed_weights_is_found() -> None:
     """Every 32-bit word of a binary weight counts: break one in the library itself."""
     program = compiled()
