@@ -170,7 +170,7 @@ def _collect(shared: _Shared, threads: Sequence[threading.Thread], tasks: int, d
             _check_servers(alive, waited, left)
             continue
         left -= 1
-        if isinstance(found, Exception):
+        if isinstance(found, Exception) and (task is None or isinstance(found, QCompileError)):
             raise found
         assert task is not None
         if isinstance(found, Exception):
