@@ -78,7 +78,7 @@ class Target:
         if family not in VARIANTS:
             raise QCompileError(
                 f"there is no {self} on {family}",
-                hint=f"it is for {' and '.join(VARIANTS)}; name a processor, as in cpu:haswell",
+                hint=f"it is for {' and '.join(sorted(VARIANTS))}; name a processor, as in cpu:haswell",
             )
         return tuple(replace(self, arch=arch) for arch in VARIANTS[family])
 

@@ -48,7 +48,7 @@ def test_no_portable_target_for_this_family(monkeypatch: pytest.MonkeyPatch) -> 
         Target.parse("cpu:portable").variants()
     assert str(caught.value) == (
         "there is no cpu:portable on riscv64\n"
-        "  it is for x86_64 and aarch64; name a processor, as in cpu:haswell"
+        "  it is for aarch64 and x86_64; name a processor, as in cpu:haswell"
     )
 
 
