@@ -18,7 +18,8 @@ from torch.fx import GraphModule, Node
 from tvm.ir import GlobalVar
 from tvm_ffi import StructuralKey
 
-from qcompile.codegen.entry import Constants, Step, entry, stride_of
+from qcompile.codegen.constants import Constants
+from qcompile.codegen.entry import Step, entry, stride_of
 from qcompile.codegen.fusion import form
 from qcompile.codegen.groups import Group
 from qcompile.codegen.layout import Layout, check_batch, layout_of

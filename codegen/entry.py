@@ -21,6 +21,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as tb
 
 from qcompile.codegen import expr as e
+from qcompile.codegen.constants import Constants
 from qcompile.codegen.expr import Expr
 from qcompile.codegen.layout import ALIGNMENT
 from qcompile.codegen.plan import Place
@@ -31,15 +32,6 @@ from qcompile.codegen.writer import Kernel
 SAMPLES_FROM, REST_FROM, KERNEL_FROM = 1 << 18, 1 << 20, 1 << 15
 
 Values = Sequence[tuple[tuple[int, ...], str]]  # shapes after the batch, and dtypes
-
-_POINTERS = """
-@qcompile_data = internal constant [{size} x i8] c"{data}", align {alignment}
-define ptr @qcompile_constants() alwaysinline {{ ret ptr @qcompile_data }}
-define ptr @qcompile_pointer(i64 %x) alwaysinline {{
-  %p = inttoptr i64 %x to ptr
-  ret ptr %p
-}}
-"""
 
 
 @dataclass(frozen=True)
@@ -56,28 +48,6 @@ class Step:
     inputs: tuple[Place, ...]
     constants: tuple[int, ...]
     results: tuple[Place, ...]
-
-
-class Constants:
-    """The constants of a library, in one piece; equal ones are there once."""
-
-    def __init__(self) -> None:
-        self._data = bytearray()
-        self._offsets: dict[bytes, int] = {}
-
-    def add(self, value: np.ndarray[Any, Any]) -> int:
-        """Where a constant begins."""
-        data = value.tobytes()
-        if data not in self._offsets:
-            self._offsets[data] = len(self._data)
-            self._data += data + bytes(-len(data) % ALIGNMENT)
-        return self._offsets[data]
-
-    def code(self) -> str:
-        """They, and functions that give pointers, in LLVM's language."""
-        data = bytes(self._data) or bytes(1)
-        text = "\\" + data.hex("\\")
-        return _POINTERS.format(size=len(data), data=text, alignment=ALIGNMENT)
 
 
 def entry(
