@@ -270,7 +270,7 @@ class Body:
             steps(zero, zero, taps * run)
             return
         together = -(-run // -(-run // together))
-        together += together % 2 if 1 < together < run else 0
+        together += together % 2 if together < run else 0  # two at least
         # Steps of a tap between two flushes; all of them, if there is nothing to flush.
         most = run if sums.capacity is None else capacity // together * together
         per_flush = max(1, capacity // run) if run <= most else 1  # taps between two flushes
