@@ -101,9 +101,7 @@ def _split(x: Expr, element: str, bits: int) -> tuple[Expr, Expr]:
 class LookupDot(XnorDot):
     """Signs in words, counted four at a time."""
 
-    together = (
-        1  # of two words or more, LLVM would keep the tables of one for the neighbouring pixel
-    )
+    together = 2  # of more words, LLVM would keep the tables of one for the neighbouring pixel
     live = 2
     fold = _FOLD
 
