@@ -10,6 +10,7 @@ from qcompile.passes.choose_quantized import ChooseQuantized
 from qcompile.passes.commute_maxpool import CommuteMaxpool
 from qcompile.passes.convert import Convert
 from qcompile.passes.correct_zero_padding import CorrectZeroPadding
+from qcompile.passes.drop_clip import DropClip
 from qcompile.passes.fold_threshold import FoldThreshold
 from qcompile.passes.insert_fake_quant import InsertFakeQuant
 from qcompile.passes.insert_observers import InsertObservers
@@ -34,6 +35,7 @@ PASSES: tuple[type[Pass], ...] = (
     CorrectZeroPadding,
     LowerBinaryConv,
     LowerBinaryLinear,
+    DropClip,
     SinkRelu,
     CommuteMaxpool,
     FoldThreshold,

@@ -14,6 +14,7 @@ from qcompile.passes.choose_quantized import ChooseQuantized
 from qcompile.passes.commute_maxpool import CommuteMaxpool
 from qcompile.passes.convert import Convert
 from qcompile.passes.correct_zero_padding import CorrectZeroPadding
+from qcompile.passes.drop_clip import DropClip
 from qcompile.passes.fold_threshold import FoldThreshold
 from qcompile.passes.insert_fake_quant import InsertFakeQuant
 from qcompile.passes.insert_observers import InsertObservers
@@ -62,6 +63,7 @@ def lower_passes() -> tuple[Pass, ...]:
         CorrectZeroPadding(),
         LowerBinaryConv(),
         LowerBinaryLinear(),
+        DropClip(),
         # Two poolings of one value, before and behind its ReLU, are one for the next pass to see.
         SinkRelu(),
         MergeDuplicates(),
