@@ -1,8 +1,9 @@
-"""Which way of counting signs a machine takes."""
+"""Which ways there are to compute a product of signs or of integers on a machine."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 from torch import Tensor
@@ -43,3 +44,28 @@ def methods(machine: Machine, words: int) -> tuple[str, ...]:
 def sign_dot(method: str, fill: Tensor, k: int) -> XnorDot:
     """The dot of a method; `k` places are compared, `fill` is `[W]`."""
     return _METHODS[method](fill, k=k)
+
+
+@dataclass(frozen=True)
+class Factors:
+    """What is known of the factors of an integer product.
+
+    Attributes:
+        weight: `[groups, O / groups, *kernel, channels]`, int8 or int16.
+        low, high: the levels that activations may have, as they lie in memory.
+        zero: their zero point; pad: what stands beyond the border, less the zero point.
+    """
+
+    weight: Tensor
+    low: int
+    high: int
+    zero: int = 0
+    pad: int = 0
+
+
+def integer_methods(machine: Machine, factors: Factors) -> tuple[str, ...]:
+    """Ways to sum products of integers on a machine; the best comes first.
+
+    "int8" is always among them: products of bytes, in whatever way the machine has.
+    """
+    return ("int8",)

@@ -16,14 +16,14 @@ from torch.fx import Node
 
 from qcompile.codegen.dots.floats import Dot
 from qcompile.codegen.dots.integers import FewLevelsDot, PairDot, QuadDot, SingleDot
-from qcompile.codegen.dots.methods import methods, sign_dot
+from qcompile.codegen.dots.methods import Factors, integer_methods, methods, sign_dot
 from qcompile.codegen.dots.neon import (
     BytePairDot,
     MixedQuadDot,
     SignedQuadDot,
     TwoBytePairsDot,
 )
-from qcompile.codegen.groups import arguments, sizes
+from qcompile.codegen.groups import INTEGER_CONTRACTIONS, arguments, sizes
 from qcompile.codegen.kernels.ranges import levels
 from qcompile.codegen.machine import Machine
 from qcompile.codegen.writer import Writer
@@ -80,7 +80,7 @@ def contraction_of(w: Writer, machine: Machine, method: str | None = None) -> Co
     """Read a group's convolution or matrix product.
 
     Args:
-        method: how signs are counted (`dots.methods.methods`); None takes the best.
+        method: how signs are counted or integers multiplied, one of `methods_of`; None: the best.
 
     Raises:
         QCompileError: a rank or an option that is not compiled.
@@ -93,12 +93,34 @@ def contraction_of(w: Writer, machine: Machine, method: str | None = None) -> Co
     return Contraction(c.source, rows, c.dot, whole=True)
 
 
+def methods_of(w: Writer, machine: Machine) -> tuple[str | None, ...]:
+    """Ways to compute a group's convolution or matrix product, the best first; None: the only one."""
+    node = w.group.anchor
+    given = arguments(node)
+    if node.target is _dialect.xnor_matmul.default:
+        return methods(machine, w.tensor(given[1]).shape[1])
+    if node.target not in INTEGER_CONTRACTIONS:
+        return (None,)
+    return integer_methods(machine, _factors(w, node))
+
+
+def _factors(w: Writer, node: Node) -> Factors:
+    """Of an integer convolution or matrix product."""
+    if node.target is _dialect.conv.default:
+        source, weight, *_, groups, zero, pad = arguments(node)
+        shaped = _grouped(w.tensor(weight), groups)
+    else:
+        (source, weight, zero), pad = arguments(node), 0
+        shaped = w.tensor(weight)[None, :, None]
+    return Factors(shaped, *levels(w, source), zero, pad)
+
+
 def _read(w: Writer, machine: Machine, method: str | None) -> Contraction:
     node = w.group.anchor
     if node.target is _dialect.xnor_matmul.default:
         return _xnor(w, node, machine, method)
     if node.target is _dialect.conv.default:
-        return _integer_conv(w, node)
+        return _integer_conv(w, node, method)
     if node.target is _aten.convolution.default:
         return _float_conv(w, node)
     if len(w.layout(node).spatial) or w.layout(node).rank != 2:
@@ -108,11 +130,11 @@ def _read(w: Writer, machine: Machine, method: str | None) -> Contraction:
             hint="supported: [N, K]; flatten before the layer",
         )
     source, second, third = arguments(node)
+    if node.target is _dialect.linear.default:
+        factors = _factors(w, node)
+        return Contraction(source, factors.weight, _integer_dot(w, source, factors, method))
     weight = w.tensor(second)
     rows = weight.reshape(1, weight.shape[0], 1, -1)
-    if node.target is _dialect.linear.default:
-        dot = _integer_dot(w, source, rows, third, 0)
-        return Contraction(source, rows, dot)
     return Contraction(source, rows, Dot(bias=None if third is None else w.tensor(third)))
 
 
@@ -145,14 +167,13 @@ def _grouped(weight: Tensor, groups: int) -> Tensor:
     return weight.movedim(1, -1).unflatten(0, (groups, -1))
 
 
-def _integer_conv(w: Writer, node: Node) -> Contraction:
-    source, weight, stride, padding, dilation, groups, zero_point, pad_value = arguments(node)
-    shaped = _grouped(w.tensor(weight), groups)
-    dot = _integer_dot(w, source, shaped, zero_point, pad_value)
+def _integer_conv(w: Writer, node: Node, method: str | None) -> Contraction:
+    source, _, stride, padding, dilation, *_ = arguments(node)
+    factors = _factors(w, node)
     return Contraction(
         source,
-        shaped,
-        dot,
+        factors.weight,
+        _integer_dot(w, source, factors, method),
         tuple(stride),
         tuple(padding),
         tuple(dilation),
@@ -174,13 +195,18 @@ _OF_BYTES: dict[tuple[str, str], tuple[type[QuadDot], int]] = {
 }
 
 
-def _integer_dot(w: Writer, source: Node, weight: Tensor, zero: int, pad: int) -> Dot:
+def _integer_dot(w: Writer, source: Node, factors: Factors, method: str | None) -> Dot:
+    method = method or integer_methods(w.machine, factors)[0]
+    assert method == "int8", method
+    weight, zero, pad = factors.weight, factors.zero, factors.pad
     machine, dtype = w.machine, w.layout(source).dtype
     form, lift = _OF_BYTES.get((machine.dot, dtype), (None, 0))
     if machine.dot == "pair" and "ssse3" in machine.features:
-        low, high = levels(w, source)
-        lift = max(0, -low)
-        highest, size = max(high, zero + pad) + lift, int(weight.to(torch.int32).abs().amax())
+        lift = max(0, -factors.low)
+        highest, size = (
+            max(factors.high, zero + pad) + lift,
+            int(weight.to(torch.int32).abs().amax()),
+        )
         form = FewLevelsDot if FewLevelsDot.holds(highest, size) else None
     stored = zero + pad + lift
     if form and weight.dtype is torch.int8 and form.least <= stored <= form.least + 255:

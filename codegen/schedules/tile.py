@@ -39,7 +39,7 @@ class Choice:
     """One way to compute a contraction.
 
     Attributes:
-        method: how signs are counted (`dots.methods.methods`); None where there is only one way.
+        method: one of `dots.methods`; None where there is only one way.
         tile: what stays in registers.
     """
 

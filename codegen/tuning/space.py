@@ -8,13 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch.fx import GraphModule, Node
 
-from qcompile.codegen.dots.methods import methods
 from qcompile.codegen.fusion import form
 from qcompile.codegen.groups import CONTRACTIONS, Group, arguments
-from qcompile.codegen.kernels.contraction import contraction_of
+from qcompile.codegen.kernels.contraction import contraction_of, methods_of
 from qcompile.codegen.kernels.window import is_depthwise
 from qcompile.codegen.layout import Layout, layout_of
 from qcompile.codegen.machine import Machine
@@ -76,7 +74,7 @@ def choices_of(gm: GraphModule, group: Group, machine: Machine) -> tuple[Choice,
     """All ways to compute a contraction, the default first, then the likeliest of each method."""
     w = Writer(gm, group, machine, NODE_RULES)
     columns = []
-    for method in _methods(w, machine):
+    for method in methods_of(w, machine):
         c = contraction_of(w, machine, method)
         tiles = candidates(c, machine, packs=group.packs)
         columns.append([Choice(method, tile) for tile in tiles])
@@ -87,13 +85,6 @@ def choices_of(gm: GraphModule, group: Group, machine: Machine) -> tuple[Choice,
 def _products(gm: GraphModule, group: Group, machine: Machine) -> int:
     c = contraction_of(Writer(gm, group, machine, NODE_RULES), machine)
     return c.steps * c.groups * c.weight.shape[1] * math.prod(c.outputs)
-
-
-def _methods(w: Writer, machine: Machine) -> tuple[str | None, ...]:
-    anchor = w.group.anchor
-    if anchor.target is not torch.ops.qcompile.xnor_matmul.default:
-        return (None,)
-    return methods(machine, w.tensor(arguments(anchor)[1]).shape[1])
 
 
 # --- a kernel in words ---------------------------------------------------------------------------
