@@ -13,7 +13,11 @@ from enum import Enum
 
 import torch
 
-from qcompile.ir import ops  # noqa: F401  (defines torch.ops.qcompile)
+from qcompile.ir import (  # noqa: F401  (they define torch.ops.qcompile)
+    dynamic_ops,
+    ops,
+    weight_only_ops,
+)
 
 
 class Stage(Enum):
@@ -73,6 +77,11 @@ CONVERTED_OPS = frozenset(
         dialect.conv.default,
         dialect.linear.default,
         dialect.scale_shift.default,
+        dialect.dynamic_qparams.default,
+        dialect.dynamic_quantize.default,
+        dialect.dynamic_scale_shift.default,
+        dialect.weight_only_conv.default,
+        dialect.weight_only_linear.default,
     }
 )
 

@@ -296,6 +296,15 @@ def samples() -> dict[Any, tuple[Any, ...]]:
         ),
         dialect.linear.default: (signs(2, 40), signs(3, 40), 0),
         dialect.scale_shift.default: (acc, normal(40), normal(40)),
+        dialect.dynamic_qparams.default: (x, 4),
+        dialect.dynamic_quantize.default: (x, dialect.dynamic_qparams.default(x, 4), 4),
+        dialect.dynamic_scale_shift.default: (
+            acc[:, :, 0, 0].contiguous(), normal(2, 2).abs(), vector, normal(40), normal(40),
+        ),
+        dialect.weight_only_conv.default: (
+            x, levels(-7, 7, 4, 20, 3, 2), [2, 1], window, [1, 2], 2,
+        ),
+        dialect.weight_only_linear.default: (normal(2, 40), levels(-7, 7, 3, 40)),
         dialect.threshold.default: (acc, vector, vector.sign() * 2 + 1, 0),
         dialect.bitpack.default: (signs(2, 40, 5, 6),),
         dialect.im2col.default: (bits, 40, 1, [3, 2], [2, 1], window, [1, 2], -1),

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch._library.custom_ops import CustomOpDef
 
-from qcompile.ir import ops
+from qcompile.ir import dynamic_ops, ops, weight_only_ops
 from qcompile.ir.stages import FLOAT_OPS, FUNCTIONS, MODULES_ALLOWED, Stage
 
 
@@ -18,7 +18,9 @@ def test_modules_end_with_conversion() -> None:
 
 
 def test_every_op_of_the_dialect_has_a_stage() -> None:
-    defined = {op for op in vars(ops).values() if isinstance(op, CustomOpDef)}
+    modules = (ops, dynamic_ops, weight_only_ops)
+    found = [value for module in modules for value in vars(module).values()]
+    defined = {op for op in found if isinstance(op, CustomOpDef)}
     names = {op._qualname for op in defined}
     assert names == {t._schema.name for t in FUNCTIONS[Stage.LOWERED] if t.namespace == "qcompile"}
 
