@@ -73,10 +73,10 @@ def run(job: Job, out: Console, err: Console) -> bool:
         torch.set_num_threads(job.threads)
     file = model_file.read(job.model, job.input_shape)
     output = job.output or Path(f"{file.name}-{_bits(job.recipe)}{SUFFIX}")
-    _check(job, file, output)
+    check(job, file, output)
     dump = Dump(job.dump_dir, out.print if job.print_after_each else None)
 
-    _train_float(job, file, steps)
+    train_float(job, file, steps)
     float_accuracy = _evaluate(file, file.model, "evaluate the float network", steps)
     prepared = _prepare(job, file, dump)
     _quantize(job, file, prepared, steps)
@@ -104,11 +104,15 @@ def _bits(recipe: Recipe) -> str:
 # --- before anything takes long ------------------------------------------------------------------
 
 
-def _check(job: Job, file: ModelFile, output: Path) -> None:
-    """Find what is wrong before minutes of training are spent."""
+def check(job: Job, file: ModelFile, output: Path | None) -> None:
+    """Find what is wrong before minutes of training are spent.
+
+    Raises:
+        QCompileError: what it is.
+    """
     for path in (output, job.save_weights):
         if path is not None:
-            _check_writable(path)
+            check_writable(path)
     if job.dump_dir is not None:
         make_folder(job.dump_dir)
     if job.weights is not None:
@@ -128,7 +132,12 @@ def _check(job: Job, file: ModelFile, output: Path) -> None:
     api.prepare(file.model, file.example_inputs, job.recipe)
 
 
-def _check_writable(path: Path) -> None:
+def check_writable(path: Path) -> None:
+    """See that a file can be put there.
+
+    Raises:
+        QCompileError: it cannot.
+    """
     folder = path.parent
     problem = ""
     if path.is_dir():
@@ -152,7 +161,8 @@ def _trains_float(job: Job, file: ModelFile) -> bool:
     return file.has("train") and job.epochs != 0 and job.weights is None
 
 
-def _train_float(job: Job, file: ModelFile, steps: Steps) -> None:
+def train_float(job: Job, file: ModelFile, steps: Steps) -> None:
+    """Train the float network, and keep its weights, where the job is to."""
     if not _trains_float(job, file):
         return
     with steps("train the float network") as advance:
@@ -176,7 +186,7 @@ def _quantize(job: Job, file: ModelFile, prepared: GraphModule, steps: Steps) ->
             file.train(prepared, job.epochs, advance)
         return
     with steps("calibrate"):
-        calibrate(prepared, _calibration(file))
+        calibrate(prepared, calibration_of(file))
     weight_bits = min((p.weight_bits for p in prepared.meta["plans"].values()), default=32)
     if weight_bits <= api.UNTRAINED_BITS:
         why = "--epochs 0" if file.has("train") else "the model file has no train(model)"
@@ -191,7 +201,8 @@ def _quantize(job: Job, file: ModelFile, prepared: GraphModule, steps: Steps) ->
         )
 
 
-def _calibration(file: ModelFile) -> Iterable[Inputs]:
+def calibration_of(file: ModelFile) -> Iterable[Inputs]:
+    """What a prepared network is calibrated on: the file's data, or its example inputs."""
     if file.has("calibration_data"):
         return islice(file.calibration_data(), CALIBRATION)
     return [file.example_inputs]
@@ -245,7 +256,7 @@ def _try_out(
     accuracy = _evaluate(file, recording, "evaluate the program", steps)
     report.show(out, report.accuracy_table(*before, accuracy) if accuracy is not None else None)
     if job.verify:
-        inputs = recording.batches or list(_calibration(file))
+        inputs = recording.batches or list(calibration_of(file))
         with steps("verify"):
             same = _equal_on(prepared, converted, inputs)
             found = verify(program, converted, inputs)
@@ -274,7 +285,7 @@ def _time(job: Job, file: ModelFile, program: Program, steps: Steps, out: Consol
     torch.set_num_threads(threads)
     with steps("measure latency"):
         ours = baselines.Rival("qcompile", program, size=program.size)
-        calibration = list(islice(_calibration(file), 4))
+        calibration = list(islice(calibration_of(file), 4))
         entrants = [ours, baselines.eager(file.model)]
         entrants += baselines.static_int8(file.model, calibration)
         timings = [
