@@ -11,6 +11,7 @@ from qcompile.passes.commute_maxpool import CommuteMaxpool
 from qcompile.passes.convert import Convert
 from qcompile.passes.correct_zero_padding import CorrectZeroPadding
 from qcompile.passes.drop_clip import DropClip
+from qcompile.passes.fold_batchnorm import FoldBatchnorm
 from qcompile.passes.fold_threshold import FoldThreshold
 from qcompile.passes.insert_fake_quant import InsertFakeQuant
 from qcompile.passes.insert_observers import InsertObservers
@@ -29,6 +30,7 @@ PASSES: tuple[type[Pass], ...] = (
     BinarizeBlocks,
     InsertObservers,
     InsertFakeQuant,
+    FoldBatchnorm,
     RemoveDropout,
     Convert,
     UnflattenLinear,

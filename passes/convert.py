@@ -1,7 +1,7 @@
 """Make of modules that are trained the functions and constants that are compiled.
 
     quant_conv(x)  ->  scale_shift(conv(sign(x), W), multiplier, bias)
-    batch_norm(x)  ->  scale_shift(x, scale, shift)
+    batch_norm(x)  ->  scale_shift(x, scale, shift), or x where the layer before it has absorbed it
     conv(x)        ->  aten.convolution(x, w, b, ...)
 
 In eval mode quantized layers compute on the integer grid, in the dialect's own expression: the
@@ -60,6 +60,8 @@ class Convert(Pass):
         if isinstance(module, QuantLayer):
             return build.quantized(module)
         if isinstance(module, BatchNorm):
+            if module.is_absorbed:
+                return build.x
             scale, shift = module.scale_shift()
             constants = build.constant("scale", scale), build.constant("shift", shift)
             return build(dialect.scale_shift.default, build.x, *constants)
@@ -105,11 +107,11 @@ class _Build:
         else:
             assert isinstance(layer, QuantLinear)
             acc = self(dialect.linear.default, levels, weight, zero_point)
-        multiplier = self.constant("multiplier", layer.multiplier())
-        if not layer.k_map:
-            bias = self.constant("bias", layer.bias)
-            return self(dialect.scale_shift.default, acc, multiplier, bias)
-        return self._k_mapped(layer, self(dialect.scale_shift.default, acc, multiplier, None))
+        if layer.k_map:
+            multiplier = self.constant("multiplier", layer.multiplier())
+            return self._k_mapped(layer, self(dialect.scale_shift.default, acc, multiplier, None))
+        multiplier, bias = map(self.constant, ("multiplier", "bias"), layer.scale_shift())
+        return self(dialect.scale_shift.default, acc, multiplier, bias)
 
     def _levels(self, layer: QuantLayer) -> tuple[Node, int]:
         """The activation's integer levels, and its zero point."""

@@ -15,6 +15,7 @@ from qcompile.passes.commute_maxpool import CommuteMaxpool
 from qcompile.passes.convert import Convert
 from qcompile.passes.correct_zero_padding import CorrectZeroPadding
 from qcompile.passes.drop_clip import DropClip
+from qcompile.passes.fold_batchnorm import FoldBatchnorm
 from qcompile.passes.fold_threshold import FoldThreshold
 from qcompile.passes.insert_fake_quant import InsertFakeQuant
 from qcompile.passes.insert_observers import InsertObservers
@@ -40,6 +41,8 @@ def prepare_passes(recipe: Recipe) -> tuple[Pass, ...]:
         InsertObservers(recipe),
         # Takes the observers in, and ends the traced stage.
         InsertFakeQuant(recipe),
+        # Now both sides are modules that know their inference.
+        FoldBatchnorm(),
     )
 
 

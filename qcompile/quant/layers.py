@@ -67,6 +67,7 @@ class QuantLayer(Leaf):
         self.weight_quantizer = weight_quantizer
         self.gradient_bits = gradient_bits
         self.k_map = k_map
+        self._norm: BatchNorm | None = None
         self._largest = activation.max_level * weight_quantizer.max_level * weight[0].numel()
         if self._largest > ops.INT32_MAX:
             raise QCompileError(
@@ -82,12 +83,11 @@ class QuantLayer(Leaf):
             acc = self._accumulate(levels.double(), weight.double())
         else:
             acc = self._accumulate(levels, weight)
-        multiplier = self._multiplier(scale)
         if self.k_map:
-            y = ops.scaled_shifted(acc, multiplier, None) * self.magnitude_map(x)
+            y = ops.scaled_shifted(acc, self._multiplier(scale), None) * self.magnitude_map(x)
             y = y if self.bias is None else y + ops.per_channel(self.bias, y)
         else:
-            y = ops.scaled_shifted(acc, multiplier, self.bias)
+            y = ops.scaled_shifted(acc, *self._normalized(self._multiplier(scale)))
         if self.gradient_bits < FLOAT_BITS:
             y = functions.quantize_gradient(y, self.gradient_bits)
         return y
@@ -101,6 +101,32 @@ class QuantLayer(Leaf):
     def multiplier(self) -> Tensor:
         """What one step of the accumulator is worth in each output channel, float32 `[O]`."""
         return self._multiplier(self.weight_quantizer(self.weight)[1]).detach()
+
+    def scale_shift(self) -> tuple[Tensor, Tensor | None]:
+        """What makes y of the accumulator, float32 `[O]` each: the BatchNorm is in it where absorbed."""
+        multiplier, shift = self._normalized(self.multiplier())
+        return multiplier.detach(), None if shift is None else shift.detach()
+
+    def absorb(self, norm: BatchNorm) -> None:
+        """Compute `norm`, the only reader of the result, here: where both are in eval mode.
+
+        Each knows the other without being its submodule: names in the state dict stay, and copies
+        of a model that holds both know each other's copies.
+        """
+        object.__setattr__(self, "_norm", norm)
+        object.__setattr__(norm, "_layer", self)
+
+    @property
+    def absorbs_norm(self) -> bool:
+        """Whether the next forward computes the absorbed BatchNorm."""
+        return self._norm is not None and not (self.training or self._norm.training)
+
+    def _normalized(self, multiplier: Tensor) -> tuple[Tensor, Tensor | None]:
+        """`(multiplier, bias)`, times and plus what an absorbed BatchNorm does with the result."""
+        if self._norm is None or not self.absorbs_norm:
+            return multiplier, self.bias
+        scale, shift = self._norm.scale_shift()
+        return multiplier * scale, shift if self.bias is None else self.bias * scale + shift
 
     def magnitude_map(self, x: Tensor) -> Tensor:
         """Mean |x| under the kernel at each output position; broadcasts against the output."""
@@ -316,7 +342,12 @@ def dialect_padding(conv: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> list[int]:
 
 
 class BatchNorm(Leaf, _BatchNorm):
-    """BatchNorm of any rank, `[N, C, ...]`; in eval mode the dialect's scale_shift."""
+    """BatchNorm of any rank, `[N, C, ...]`; in eval mode the dialect's scale_shift.
+
+    The identity in eval mode, where the layer in front of it computes it (`QuantLayer.absorb`).
+    """
+
+    _layer: QuantLayer | None = None
 
     @classmethod
     def from_float(cls, bn: _BatchNorm) -> BatchNorm:
@@ -341,7 +372,14 @@ class BatchNorm(Leaf, _BatchNorm):
         self._check_input_dim(input)
         if self.training:
             return self._by_batch(input)
+        if self.is_absorbed:
+            return input
         return ops.scaled_shifted(input, *self.scale_shift())
+
+    @property
+    def is_absorbed(self) -> bool:
+        """Whether the layer in front has done it already."""
+        return self._layer is not None and self._layer.absorbs_norm
 
     def scale_shift(self) -> tuple[Tensor, Tensor]:
         """Scale and shift at inference, float32 `[C]` each."""
