@@ -18,6 +18,8 @@ from qcompile.passes.insert_observers import InsertObservers
 from qcompile.passes.lower_binary_conv import LowerBinaryConv
 from qcompile.passes.lower_binary_linear import LowerBinaryLinear
 from qcompile.passes.merge_duplicates import MergeDuplicates
+from qcompile.passes.read_exported import ReadExported
+from qcompile.passes.read_torch_ao import ReadTorchAo
 from qcompile.passes.remove_dropout import RemoveDropout
 from qcompile.passes.sink_flatten import SinkFlatten
 from qcompile.passes.sink_relu import SinkRelu
@@ -25,6 +27,8 @@ from qcompile.passes.unflatten_linear import UnflattenLinear
 
 # Every pass there is, in the order in which a model meets them.
 PASSES: tuple[type[Pass], ...] = (
+    ReadTorchAo,
+    ReadExported,
     Canonicalize,
     ChooseQuantized,
     BinarizeBlocks,

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.func import functional_call
 from torch.fx import GraphModule
 from torch.nn.parameter import UninitializedParameter
 from torch.utils._pytree import tree_leaves
@@ -18,10 +20,12 @@ from torch.utils._pytree import tree_leaves
 from qcompile import pipelines
 from qcompile.calibration import calibrate
 from qcompile.errors import QCompileError
+from qcompile.ir.exported import graph_of
 from qcompile.ir.graph import stage_of, trace
 from qcompile.ir.plan import LayerPlan
 from qcompile.ir.stages import Stage
 from qcompile.ir.target import Target
+from qcompile.ir.torch_ao import check_not_converted
 from qcompile.passes.base import AfterEach, run
 from qcompile.program import Program
 from qcompile.quant.observers import Observer
@@ -37,7 +41,7 @@ UNTRAINED_BITS = 3  # from here down, weights that were not trained with their q
 
 
 def prepare(
-    model: nn.Module,
+    model: nn.Module | ExportedProgram,
     example_inputs: Tensor | Sequence[Tensor],
     recipe: Recipe | None = None,
     *,
@@ -51,7 +55,9 @@ def prepare(
     calibrated: run in eval mode on a few real batches. It is in the mode the model is in.
 
     Args:
-        model: a float network; it stays as it is.
+        model: a float network, or what `torch.export.export` made of one; it stays as it is. One that
+            torch.ao prepared, or with its stubs, is read as the float network that it was: what
+            torch.ao would leave in float stays float.
         example_inputs: float32, one for each argument of `forward`; dimension 0 is the batch.
             Arguments with a default that are not given keep it.
         recipe: `Recipe()` if None: one bit.
@@ -72,7 +78,7 @@ def prepare(
 
 
 def traced(
-    model: nn.Module,
+    model: nn.Module | ExportedProgram,
     example_inputs: Tensor | Sequence[Tensor],
     *,
     concrete_args: Mapping[str, Any] | None = None,
@@ -84,10 +90,13 @@ def traced(
         QCompileError: the model cannot be traced, computes something else than its graph, or the
             example inputs are not what it takes.
     """
+    if isinstance(model, ExportedProgram):
+        return _exported(model, _examples(example_inputs))
     if not isinstance(model, nn.Module):
         raise QCompileError(
             f"a {type(model).__name__} is no model", hint="pass a torch.nn.Module, not its class"
         )
+    check_not_converted(model)
     if isinstance(model, GraphModule) and "stage" in model.meta:
         stage = stage_of(model).value
         raise QCompileError(f"this model is {stage} already", hint="prepare takes a float model")
@@ -97,6 +106,28 @@ def traced(
     graph = trace(model, inputs, concrete_args=settled, leaf_modules=leaf_modules)
     graph.meta["model"] = type(model).__name__
     _check_traced(model, graph, inputs, settled)
+    return graph
+
+
+def _exported(program: ExportedProgram, inputs: tuple[Tensor, ...]) -> GraphModule:
+    graph = graph_of(program, inputs)
+    # The shapes that it was exported for are the only ones that it can be called with.
+    original = program.example_inputs
+    values = tuple(tree_leaves(original)) if original is not None else inputs
+    arguments, settings = ((*inputs,), {}) if original is None else original
+    # With copies: a program in training mode changes the statistics of its BatchNorms.
+    state = {name: value.clone() for name, value in program.state_dict.items()}
+    with torch.no_grad(), torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        module: Any = program.module()
+        expected = tree_leaves(functional_call(module, state, arguments, settings))
+        torch.manual_seed(0)
+        got = tree_leaves(copy.deepcopy(graph)(*values))
+    if not _alike(got, expected):
+        raise QCompileError(
+            "the graph of the exported program does not compute what the program does",
+            hint="pass the model itself instead of the program",
+        )
     return graph
 
 
@@ -122,7 +153,7 @@ def convert(prepared: GraphModule, *, after_each: AfterEach | None = None) -> Gr
 
 
 def compile(
-    model: nn.Module,
+    model: nn.Module | ExportedProgram,
     example_inputs: Tensor | Sequence[Tensor] | None = None,
     *,
     target: str | Target = "cpu",
@@ -284,18 +315,22 @@ def _check_traced(
             # In the mode the model is in: F.dropout(x, training=self.training) was traced in it.
             results.append(tree_leaves(copy.deepcopy(module)(*arguments, **settings)))
     expected, got = results
-    same = len(got) == len(expected) and all(
-        isinstance(a, Tensor)
-        and a.shape == b.shape
-        and torch.allclose(a, b, rtol=1e-4, atol=1e-5, equal_nan=True)
-        for a, b in zip(got, expected, strict=True)
-    )
-    if not same:
+    if not _alike(got, expected):
         raise QCompileError(
             f"the graph of {type(model).__name__} does not compute what the model does",
             hint="an operation that writes in place (y += 1, y[0] = 1) to a value with another name "
             "does not show in a trace: write y = y + 1",
         )
+
+
+def _alike(got: Sequence[Any], expected: Sequence[Any]) -> bool:
+    """Whether two runs gave the same tensors, but for the order of their sums."""
+    return len(got) == len(expected) and all(
+        isinstance(a, Tensor)
+        and a.shape == b.shape
+        and torch.allclose(a, b, rtol=1e-4, atol=1e-5, equal_nan=True)
+        for a, b in zip(got, expected, strict=True)
+    )
 
 
 def _settled_arguments(

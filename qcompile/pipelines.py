@@ -22,6 +22,8 @@ from qcompile.passes.insert_observers import InsertObservers
 from qcompile.passes.lower_binary_conv import LowerBinaryConv
 from qcompile.passes.lower_binary_linear import LowerBinaryLinear
 from qcompile.passes.merge_duplicates import MergeDuplicates
+from qcompile.passes.read_exported import ReadExported
+from qcompile.passes.read_torch_ao import ReadTorchAo
 from qcompile.passes.remove_dropout import RemoveDropout
 from qcompile.passes.sink_flatten import SinkFlatten
 from qcompile.passes.sink_relu import SinkRelu
@@ -32,6 +34,10 @@ from qcompile.quant.recipe import Recipe
 def prepare_passes(recipe: Recipe) -> tuple[Pass, ...]:
     """Traced to prepared: what is trained."""
     return (
+        # Observers and stubs stand between what the others look for.
+        ReadTorchAo(),
+        # Gives functions, of which the next one knows all spellings.
+        ReadExported(),
         # The others know one spelling of each operation.
         Canonicalize(),
         # The plan decides whom the following ones touch.

@@ -93,6 +93,8 @@ FUNCTIONS: dict[Callable[..., Any], Spelling] = {
     torch.mean: mean,
     torch.amax: amax,
     **dict.fromkeys((torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze), reshape),
+    # Of exported programs, with sizes that are computed.
+    **dict.fromkeys((aten.view.default, aten.reshape.default), reshape),
     F.pad: pad,
     **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), cat),
     **dict.fromkeys((F.softmax, torch.softmax), softmax),

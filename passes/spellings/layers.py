@@ -39,7 +39,7 @@ def _constant(emit: Emit, node: Any, what: str) -> Tensor | None:
 def _home(emit: Emit, weight: Node, module: nn.Module) -> str:
     """Where a module made for this weight goes: where the weight was, if nothing else lives there."""
     path, _, name = str(weight.target).rpartition(".")
-    if not path or name != "weight":
+    if not path or name not in ("weight", "running_mean"):
         return emit.free_path(str(emit.node.meta["layer"]))
     there = emit.gm.get_submodule(path)
     names = {n for n, _ in [*there.named_parameters(), *there.named_buffers()]}
@@ -119,7 +119,7 @@ def batch_norm(
         value = _constant(emit, node, name)
         if value is not None:
             getattr(module, name).data = value.detach()
-    return emit.module(emit.free_path(str(emit.node.meta["layer"])), module, input)
+    return emit.module(_home(emit, running_mean, module), module, input)
 
 
 def _shape(emit: Emit, node: Any) -> list[int]:

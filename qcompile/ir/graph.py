@@ -31,6 +31,7 @@ from torch.fx import Graph, GraphModule, Interpreter, Node, Tracer
 from torch.fx._symbolic_trace import _assert_is_none
 
 from qcompile.errors import QCompileError
+from qcompile.ir import torch_ao
 from qcompile.ir.stages import FUNCTIONS, MODULES_ALLOWED, Stage
 
 _OURS = Path(__file__).resolve().parents[1]
@@ -91,7 +92,8 @@ class _Tracer(Tracer):
         self._leaves: tuple[type[nn.Module], ...] = (Leaf, *leaf_modules)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, self._leaves) or super().is_leaf_module(m, module_qualified_name)
+        ours = isinstance(m, self._leaves) or torch_ao.is_leaf(m)
+        return ours or super().is_leaf_module(m, module_qualified_name)
 
 
 def trace(
@@ -126,6 +128,7 @@ def trace(
     gm = GraphModule(tracer.root, graph, type(model).__name__)
     gm.meta["stage"] = Stage.TRACED
     gm.meta["inputs"] = tuple(TensorSpec(tuple(x.shape), x.dtype) for x in example_inputs)
+    gm.meta |= torch_ao.notes(model)
     for node in gm.graph.nodes:
         node.meta["layer"] = _layer(node)
     propagate(gm)

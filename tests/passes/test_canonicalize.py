@@ -285,7 +285,7 @@ def test_functions_with_parameters_become_modules() -> None:
         """
         %0 = placeholder x() : f32[2,2,6,6]
         %1 = call_module conv:Conv2d(%0) : f32[2,4,3,3]
-        %2 = call_module batch_norm:BatchNorm2d(%1) : f32[2,4,3,3]
+        %2 = call_module norm:BatchNorm2d(%1) : f32[2,4,3,3]
         %3 = call_function aten.max_pool2d(%2, [2, 2], [1, 1], [0, 0], [1, 1], False) : f32[2,4,2,2]
         %4 = call_module dropout:Dropout(%3) : f32[2,4,2,2]
         %5 = call_function aten.flatten.using_ints(%4, 1, -1) : f32[2,16]

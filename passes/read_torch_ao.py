@@ -1,0 +1,135 @@
+"""Understand what torch.ao put into a model: its stubs, observers and fake-quantized layers.
+
+    QuantStub(x), DeQuantStub(x)      ->  x               where they stand says what stays float
+    observer(x), fake_quantize(x)     ->  x               its range is kept for the layer that reads it
+    qat.ConvBnReLU2d(x)               ->  relu(conv(x))   the float layer that torch.ao makes of it
+
+A layer stays float that torch.ao would leave in float: one outside of QuantStub .. DeQuantStub, one
+whose qconfig is None, one whose input nobody observes in a model with observers. Widths are the
+recipe's affair: torch.ao knows 8 bits.
+
+Written to the graph: `meta["float_layers"]`, layer to reason, and `meta["ranges"]`, layer to the least
+and the largest value that was observed at its input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.ao.quantization import DeQuantStub, QuantStub
+from torch.fx import GraphModule, Node
+
+from qcompile.ir.graph import module_of
+from qcompile.ir.stages import Stage
+from qcompile.ir.torch_ao import OBSERVERS, STUBS, is_qat
+from qcompile.passes.base import Declined, Pass
+from qcompile.passes.choose_quantized import LAYERS
+from qcompile.passes.spellings.emit import Emit
+
+OUTSIDE = "it is outside of the model's QuantStub .. DeQuantStub"
+NO_QCONFIG = "its qconfig is None"
+UNOBSERVED = "torch.ao observes nothing in front of it"
+
+
+@dataclass(frozen=True)
+class ReadTorchAo(Pass):
+    """Nothing to do for most models."""
+
+    name: ClassVar[str] = "read-torch-ao"
+    stages: ClassVar[tuple[Stage, ...]] = (Stage.TRACED,)
+
+    def prepare(self, gm: GraphModule) -> None:
+        layers = list(_layers(gm))
+        reasons = {
+            **_unobserved(gm, layers),
+            **_outside(gm, layers),
+            **_without_qconfig(gm, layers),
+        }
+        gm.meta["float_layers"] = {**gm.meta.get("float_layers", {}), **reasons}
+        gm.meta["ranges"] = {**gm.meta.get("ranges", {}), **_ranges(gm, layers)}
+
+    def rewrite(self, gm: GraphModule, node: Node) -> Node | Declined | None:
+        module = module_of(gm, node)
+        if isinstance(module, (*STUBS, *OBSERVERS)):
+            return node.all_input_nodes[0]
+        return _float_layer(gm, node) if is_qat(module) else None
+
+
+def _layers(gm: GraphModule) -> Iterator[Node]:
+    for node in gm.graph.nodes:
+        module = module_of(gm, node)
+        if is_qat(module) or isinstance(module, LAYERS):
+            yield node
+
+
+def _float_layer(gm: GraphModule, node: Node) -> Node:
+    """The layer without its fake quantization, BatchNorm folded into it; and its ReLU."""
+    module: Any = module_of(gm, node)
+    plain = module.to_float()
+    parts = list(plain) if isinstance(plain, nn.Sequential) else [plain]
+    path = str(node.target)
+    gm.set_submodule(path, parts[0].train(module.training))
+    result = gm.graph.call_module(path, node.args)
+    result.meta["layer"] = path
+    if len(parts) == 1:
+        return result
+    assert isinstance(parts[1], nn.ReLU), f"{type(module)} ends in {type(parts[1])}"
+    relu = gm.graph.call_function(F.relu, (result,))
+    relu.meta["layer"] = Emit(gm, node).free_path(f"{path}_relu")
+    return relu
+
+
+# --- what torch.ao would leave in float ----------------------------------------------------------
+
+
+def _outside(gm: GraphModule, layers: list[Node]) -> dict[str, str]:
+    """Layers whose input did not pass a QuantStub, or a DeQuantStub after it."""
+    if not any(isinstance(module_of(gm, n), STUBS) for n in gm.graph.nodes):
+        return {}
+    inside: set[Node] = set()
+    for node in gm.graph.nodes:
+        module = module_of(gm, node)
+        if isinstance(module, DeQuantStub):
+            continue
+        if isinstance(module, QuantStub) or not inside.isdisjoint(node.all_input_nodes):
+            inside.add(node)
+    return {str(node.target): OUTSIDE for node in layers if node not in inside}
+
+
+def _without_qconfig(gm: GraphModule, layers: list[Node]) -> dict[str, str]:
+    """Layers, or modules they lie in, with a qconfig that is None, where others have one."""
+    none = gm.meta.get("no_qconfig", ())
+    paths = {str(node.target) for node in layers}
+    return {p: NO_QCONFIG for p in paths if any(p == n or p.startswith(f"{n}.") for n in none)}
+
+
+def _unobserved(gm: GraphModule, layers: list[Node]) -> dict[str, str]:
+    # An eager model observes what comes out of a layer, by hooks that a trace does not see.
+    if not gm.meta.get("observes_inputs"):
+        return {}
+    unobserved = [n for n in layers if _observer(gm, n.all_input_nodes[0]) is None]
+    return {str(node.target): UNOBSERVED for node in unobserved}
+
+
+def _observer(gm: GraphModule, node: Node) -> nn.Module | None:
+    module = module_of(gm, node)
+    return module if isinstance(module, OBSERVERS) else None
+
+
+def _ranges(gm: GraphModule, layers: list[Node]) -> dict[str, tuple[float, float]]:
+    """What was observed at each layer's input, where that was anything."""
+    found = {}
+    for node in layers:
+        observer: Any = _observer(gm, node.all_input_nodes[0])
+        inner = getattr(observer, "activation_post_process", observer)
+        low, high = getattr(inner, "min_val", None), getattr(inner, "max_val", None)
+        if low is None or high is None or low.numel() != 1 or not (low <= high).all():
+            continue
+        if torch.isfinite(low).all() and torch.isfinite(high).all():
+            found[str(node.target)] = (float(low), float(high))
+    return found
