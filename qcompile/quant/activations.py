@@ -1,18 +1,20 @@
 """Activation quantizers: floats to integer levels, with the gradient of the paper.
 
-`forward(x)` gives `level - zero_point` as float32, and `scale()` what one step is worth: times each
-other they are the fake-quantized x, with its straight-through gradient.
+`forward(x)` gives `level - zero_point` as float32, and what one step is worth: times each other they
+are the fake-quantized x, with its straight-through gradient.
 """
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from qcompile.errors import QCompileError
+from qcompile.ir.dynamic_ops import dynamic_levels, dynamic_range_qparams
 from qcompile.ir.graph import Leaf
+from qcompile.ir.plan import FLOAT_BITS
 from qcompile.ir.qparams import QParams, QScheme
-from qcompile.quant import functions
+from qcompile.quant import functions, learned
 from qcompile.quant.observers import Observer
 
 ESTIMATORS = {
@@ -28,12 +30,12 @@ class ActivationQuantizer(Leaf):
     bits: int
     max_level: int
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Levels less zero point, float32, of x's shape."""
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Levels less zero point, float32, of x's shape; what one is worth, 0-d (dynamic: `[N, 1]`)."""
         raise NotImplementedError
 
     def scale(self) -> Tensor:
-        """What one level is worth, 0-d float32."""
+        """What one level is worth as far as x does not decide that, 0-d float32."""
         raise NotImplementedError
 
     def saturated(self, x: Tensor) -> Tensor:
@@ -73,8 +75,8 @@ class SignActivation(_FixedScale):
             )
         self.estimator = estimator
 
-    def forward(self, x: Tensor) -> Tensor:
-        return ESTIMATORS[self.estimator](x)
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return ESTIMATORS[self.estimator](x), self.step
 
     def saturated(self, x: Tensor) -> Tensor:
         return x.abs() > 1
@@ -91,47 +93,181 @@ class UnitActivation(_FixedScale):
         super().__init__(bits, 1 / (2**bits - 1))
         self.max_level = 2**bits - 1
 
-    def forward(self, x: Tensor) -> Tensor:
-        return functions.unit_levels(x, self.bits)
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return functions.unit_levels(x, self.bits), self.step
 
     def saturated(self, x: Tensor) -> Tensor:
         return (x < 0) | (x > 1)
 
 
-class AffineActivation(ActivationQuantizer):
-    """Unsigned levels of 2 to 8 bits, scale and zero point from what the observer saw."""
+class FloatActivation(_FixedScale):
+    """No quantizer: the levels are x itself (weight-only layers)."""
 
-    def __init__(self, bits: int, observer: Observer) -> None:
+    max_level = 0  # no integers, so no sum of them that could overflow
+
+    def __init__(self) -> None:
+        super().__init__(FLOAT_BITS, 1.0)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, self.step
+
+    def saturated(self, x: Tensor) -> Tensor:
+        return torch.zeros_like(x, dtype=torch.bool)
+
+
+class DynamicActivation(_FixedScale):
+    """Unsigned levels of 2 to 8 bits by each sample's own range; `scale()` is 1.
+
+    The gradient is the identity: a range that holds all values cuts none off.
+    """
+
+    def __init__(self, bits: int) -> None:
+        check_bits(bits, 2)
+        super().__init__(bits, 1.0)
+        self.max_level = 2**bits - 1
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        detached = x.detach()
+        qparams = dynamic_range_qparams(detached, self.bits)
+        scale, zero_point = qparams.split(1, dim=1)
+        levels = dynamic_levels(detached, qparams, self.bits) - zero_point
+        return functions.straight_through(levels, x / scale), scale
+
+    def saturated(self, x: Tensor) -> Tensor:
+        return torch.zeros_like(x, dtype=torch.bool)
+
+
+class GridActivation(ActivationQuantizer):
+    """Base of those whose affine grid, unsigned levels of 2 to 8 bits, is fixed at inference."""
+
+    def __init__(self, bits: int) -> None:
         check_bits(bits, 2)
         super().__init__()
         self.bits = bits
         self.max_level = 2**bits - 1
-        self.observer = observer
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.observer(x)  # first, so that the range holds what it is about to quantize
-        p = self._estimate()
-        levels = functions.affine_levels(x, p.scale, p.zero_point, p.qmin, p.qmax)
-        return levels - p.zero_point
-
-    def scale(self) -> Tensor:
-        return self._estimate().scale
-
-    def saturated(self, x: Tensor) -> Tensor:
-        p = self._estimate()
-        level = torch.round(x / p.scale) + p.zero_point
-        return (level < p.qmin) | (level > p.qmax)
+    def estimate(self) -> QParams:
+        """Scale and zero point as they stand, unchecked: for forwards, fake tensors included."""
+        raise NotImplementedError
 
     def qparams(self) -> QParams:
         """Scale and zero point as they stand.
 
         Raises:
-            QCompileError: the observer saw nothing, or NaN or infinity.
+            QCompileError: they are not known yet, or what they follow from was not finite.
         """
+        raise NotImplementedError
+
+    def scale(self) -> Tensor:
+        return self.estimate().scale
+
+
+class AffineActivation(GridActivation):
+    """Scale and zero point from what the observer saw."""
+
+    def __init__(self, bits: int, observer: Observer) -> None:
+        super().__init__(bits)
+        self.observer = observer
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.observer(x)  # first, so that the range holds what it is about to quantize
+        p = self.estimate()
+        levels = functions.affine_levels(x, p.scale, p.zero_point, p.qmin, p.qmax)
+        return levels - p.zero_point, p.scale
+
+    def saturated(self, x: Tensor) -> Tensor:
+        p = self.estimate()
+        level = torch.round(x / p.scale) + p.zero_point
+        return (level < p.qmin) | (level > p.qmax)
+
+    def estimate(self) -> QParams:
+        return self.observer.estimate(self.bits, QScheme.PER_TENSOR_AFFINE)
+
+    def qparams(self) -> QParams:
         return self.observer.qparams(self.bits, QScheme.PER_TENSOR_AFFINE)
 
-    def _estimate(self) -> QParams:
-        return self.observer.estimate(self.bits, QScheme.PER_TENSOR_AFFINE)
+
+class _LearnedGrid(GridActivation):
+    """Base of those with one learned number, which the first batch sets."""
+
+    known: Tensor
+
+    def __init__(self, bits: int) -> None:
+        super().__init__(bits)
+        self.register_buffer("known", torch.zeros((), dtype=torch.bool))
+
+    def qparams(self) -> QParams:
+        if not self.known:
+            raise QCompileError(
+                "its activations were never observed",
+                hint="train the prepared model, or run it on a few batches of real inputs",
+            )
+        p = self.estimate()
+        if not p.scale.isfinite():
+            raise QCompileError(
+                "its activations held NaN or infinity, or training diverged",
+                hint="check the inputs, or take a smaller learning rate",
+            )
+        return p
+
+
+class LsqActivation(_LearnedGrid):
+    """LSQ (arXiv 1902.08153): a learned step; the levels are signed if the first batch goes below 0.
+
+    Signed levels, -2^(bits - 1) .. 2^(bits - 1) - 1, are written as unsigned ones with the zero
+    point 2^(bits - 1).
+    """
+
+    zero_point: Tensor
+
+    def __init__(self, bits: int) -> None:
+        super().__init__(bits)
+        self.step = nn.Parameter(torch.ones(()))
+        self.register_buffer("zero_point", torch.zeros((), dtype=torch.int32))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        detached = x.detach()
+        half = self.zero_point.new_full((), 2 ** (self.bits - 1))
+        signed = torch.where((detached < 0).any(), half, torch.zeros_like(half))
+        self.zero_point.copy_(torch.where(self.known, self.zero_point, signed))
+        low, high = self._bounds()
+        first = learned.lsq_first_step(detached, high)
+        step = learned.positive(learned.settled(self.step, self.known, first))
+        return learned.lsq_levels(x, step, low, high, x[0].numel()), step.detach()
+
+    def saturated(self, x: Tensor) -> Tensor:
+        low, high = self._bounds()
+        level = x / self.scale()
+        return (level <= low) | (level >= high)
+
+    def estimate(self) -> QParams:
+        step = learned.positive(self.step.detach())
+        return QParams(step, self.zero_point, self.bits, QScheme.PER_TENSOR_AFFINE)
+
+    def _bounds(self) -> tuple[Tensor, Tensor]:
+        low = -self.zero_point.to(torch.float32)
+        return low, low + self.max_level
+
+
+class PactActivation(_LearnedGrid):
+    """PACT (arXiv 1805.06085): clip to [0, a], a learned from the largest value of the first batch on."""
+
+    def __init__(self, bits: int) -> None:
+        super().__init__(bits)
+        self.clip = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        clip = learned.positive(learned.settled(self.clip, self.known, x.detach().amax()))
+        levels = learned.pact_levels(x, clip, self.max_level)
+        return levels, clip.detach() / float(self.max_level)
+
+    def saturated(self, x: Tensor) -> Tensor:
+        return (x < 0) | (x > learned.positive(self.clip))
+
+    def estimate(self) -> QParams:
+        step = learned.positive(self.clip.detach()) / float(self.max_level)
+        zero_point = torch.zeros_like(step, dtype=torch.int32)
+        return QParams(step, zero_point, self.bits, QScheme.PER_TENSOR_AFFINE)
 
 
 def check_bits(bits: int, least: int) -> None:

@@ -21,10 +21,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from qcompile.errors import QCompileError
 from qcompile.ir import ops
+from qcompile.ir.dynamic_ops import dynamic_scaled_shifted
 from qcompile.ir.graph import Leaf
 from qcompile.ir.plan import FLOAT_BITS
 from qcompile.quant import functions
-from qcompile.quant.activations import ActivationQuantizer
+from qcompile.quant.activations import ActivationQuantizer, DynamicActivation
 from qcompile.quant.weights import WeightQuantizer
 
 aten = torch.ops.aten
@@ -77,30 +78,39 @@ class QuantLayer(Leaf):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        levels = self.activation(x)
+        levels, step = self.activation(x)
         weight, scale = self.weight_quantizer(self.weight)
         if self._in_double(x):
             acc = self._accumulate(levels.double(), weight.double())
         else:
             acc = self._accumulate(levels, weight)
-        if self.k_map:
-            y = ops.scaled_shifted(acc, self._multiplier(scale), None) * self.magnitude_map(x)
-            y = y if self.bias is None else y + ops.per_channel(self.bias, y)
-        else:
-            y = ops.scaled_shifted(acc, *self._normalized(self._multiplier(scale)))
+        y = self._scaled(acc, step, scale, x)
         if self.gradient_bits < FLOAT_BITS:
             y = functions.quantize_gradient(y, self.gradient_bits)
         return y
 
+    def _scaled(self, acc: Tensor, step: Tensor, weight_scale: Tensor, x: Tensor) -> Tensor:
+        if isinstance(self.activation, DynamicActivation):
+            multiplier, shift = self._normalized(self._expanded(weight_scale))
+            return dynamic_scaled_shifted(acc, step, multiplier, shift)
+        multiplier = self._expanded(step * weight_scale)
+        if not self.k_map:
+            return ops.scaled_shifted(acc, *self._normalized(multiplier))
+        y = ops.scaled_shifted(acc, multiplier, None) * self.magnitude_map(x)
+        return y if self.bias is None else y + ops.per_channel(self.bias, y)
+
     def integer_weight(self) -> Tensor:
         """The weight's levels, int8, or int16 where one could pass 127."""
         levels = self.weight_quantizer(self.weight)[0].detach()
-        largest = self.weight_quantizer.max_level
-        return levels.to(ops.level_dtype(-largest, largest))
+        return levels.to(ops.level_dtype(*self.weight_quantizer.levels))
 
     def multiplier(self) -> Tensor:
-        """What one step of the accumulator is worth in each output channel, float32 `[O]`."""
-        return self._multiplier(self.weight_quantizer(self.weight)[1]).detach()
+        """What one step of the accumulator is worth in each output channel, float32 `[O]`.
+
+        Of a dynamic layer the weights' part of it: each sample has a scale of its own.
+        """
+        scale = self.weight_quantizer(self.weight)[1]
+        return self._expanded(self.activation.scale() * scale).detach()
 
     def scale_shift(self) -> tuple[Tensor, Tensor | None]:
         """What makes y of the accumulator, float32 `[O]` each: the BatchNorm is in it where absorbed."""
@@ -135,12 +145,13 @@ class QuantLayer(Leaf):
     def _accumulate(self, levels: Tensor, weight: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def _multiplier(self, weight_scale: Tensor) -> Tensor:
-        return (self.activation.scale() * weight_scale).expand(self.weight.shape[0])
+    def _expanded(self, scale: Tensor) -> Tensor:
+        return scale.expand(self.weight.shape[0])
 
     def _in_double(self, x: Tensor) -> bool:
         # On a GPU a float32 convolution may be a Winograd or TF32 one, which are not exact.
-        return not self.training and (self._largest >= ops.FLOAT32_EXACT or x.device.type != "cpu")
+        inexact = self._largest >= ops.FLOAT32_EXACT or x.device.type != "cpu"
+        return inexact and not self.training and self._largest > 0
 
     def extra_repr(self) -> str:
         bits = "" if self.gradient_bits == FLOAT_BITS else f", gradient_bits={self.gradient_bits}"
@@ -155,6 +166,9 @@ class QuantConv(QuantLayer):
         weight: `[O, C / groups, *kernel]`.
         padding: `[before, after]` for each spatial dimension.
         pad_value: what stands beyond the border, in units of the activation's levels.
+
+    Raises:
+        QCompileError: as QuantLayer; a dynamic activation.
     """
 
     def __init__(
@@ -172,6 +186,11 @@ class QuantConv(QuantLayer):
         gradient_bits: int = FLOAT_BITS,
         k_map: bool = False,
     ) -> None:
+        if isinstance(activation, DynamicActivation):
+            raise QCompileError(
+                "dynamic quantization is for linear layers, not for convolutions",
+                hint="leave it in float with overrides, or take mode='static' or 'qat'",
+            )
         super().__init__(
             weight,
             bias,

@@ -128,3 +128,9 @@ class MovingAverageObserver(Observer):
         if not self.training:
             return super()._next(old, new, widest)
         return torch.where(self.seen, old + self.momentum * (new - old), new)
+
+
+OBSERVERS: dict[str, type[Observer]] = {
+    "min-max": MinMaxObserver,
+    "moving-average": MovingAverageObserver,
+}

@@ -13,20 +13,27 @@ from qcompile.quant.activations import (
     ESTIMATORS,
     ActivationQuantizer,
     AffineActivation,
+    DynamicActivation,
+    FloatActivation,
+    LsqActivation,
+    PactActivation,
     SignActivation,
     UnitActivation,
 )
-from qcompile.quant.observers import MovingAverageObserver
+from qcompile.quant.observers import OBSERVERS, Observer
 from qcompile.quant.weights import (
     AffineWeight,
     DorefaWeight,
+    LsqWeight,
     MagnitudeSignWeight,
     TernaryWeight,
     WeightQuantizer,
     XnorWeight,
 )
 
-METHODS = ("bireal", "xnor", "dorefa", "affine")
+METHODS = ("bireal", "xnor", "dorefa", "affine", "lsq", "pact")
+WIDE_METHODS = ("affine", "lsq", "pact")  # without a 1-bit quantizer
+MODES = ("qat", "static", "dynamic", "weight-only")
 KINDS = ("Conv1d", "Conv2d", "Conv3d", "Linear")
 Override = int | str | Mapping[str, int]
 
@@ -39,8 +46,18 @@ class Recipe:
         bits: of weights and activations, 1 to 8, or 32 for float.
         weight_bits, activation_bits: where they differ from `bits`.
         gradient_bits: DoReFa-Net's quantized gradients, 1 to 8, or 32 for float.
-        method: whose 1-bit weights, activations and blocks: "bireal", "xnor", "dorefa"; "affine" has
-            none. Operands of 2 to 8 bits are affine, but for dorefa, which has its own.
+        method: whose 1-bit weights, activations and blocks: "bireal", "xnor", "dorefa"; the others
+            have none. Operands of 2 to 8 bits are affine, weights with a scale per filter, but for
+            "dorefa", which has its own, "lsq", which learns the steps of both, and "pact", which
+            learns where activations are clipped.
+        mode: "qat" trains the quantizers with the network; "static" takes the ranges of activations
+            from calibration, whatever the method learns in training; "dynamic" gives linear layers
+            the range of each sample as it comes, and leaves others in float; "weight-only" leaves
+            activations in float.
+        observer: what ranges are made of, one of OBSERVERS; None is "moving-average" for "qat" and
+            "histogram" for "static".
+        equalize: even out the ranges of channels between one layer and the next, before anything.
+        correct_bias: correct biases by what quantization does to the mean of each channel.
         first_last_bits: of the first and the last layer, 2 to 8, or 32.
         overrides: module path, glob of paths, or kind ("Linear") to bits, to "float", or to
             {"weight_bits": ..., "activation_bits": ...}. They win over everything above, the last
@@ -59,6 +76,10 @@ class Recipe:
     activation_bits: int | None = None
     gradient_bits: int = FLOAT_BITS
     method: str = "bireal"
+    mode: str = "qat"
+    observer: str | None = None
+    equalize: bool = False
+    correct_bias: bool = False
     first_last_bits: int = 8
     overrides: Mapping[str, Override] = field(default_factory=dict)
     k_map: bool = False
@@ -67,6 +88,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         _check_choice("method", self.method, METHODS)
+        _check_choice("mode", self.mode, MODES)
         _check_bits("bits", self.bits)
         _check_bits("gradient_bits", self.gradient_bits)
         _check_bits("first_last_bits", self.first_last_bits, least=2)
@@ -81,16 +103,44 @@ class Recipe:
         object.__setattr__(self, "overrides", dict(self.overrides))
         for pattern, override in self.overrides.items():
             _check_override(pattern, override)
+        self._check_mode()
         self._check_method()
 
-    def _check_method(self) -> None:
-        widths = [
-            self._body_bits(),
-            *(self._overridden(o, (8, 8)) for o in self.overrides.values()),
-        ]
-        if self.method == "affine" and any(1 in pair for pair in widths):
+    def _widths(self) -> list[tuple[int, int]]:
+        """(weight bits, activation bits) of the body, and of each override."""
+        overridden = (self._overridden(o, (8, 8)) for o in self.overrides.values())
+        return [self._body_bits(), *overridden]
+
+    def _check_mode(self) -> None:
+        if self.mode == "dynamic" and any(a == 1 for _, a in self._widths()):
             raise QCompileError(
-                "method 'affine' has no 1-bit quantizer",
+                "mode 'dynamic' has no 1-bit activations",
+                hint="take activation_bits=8, or any of 2 to 8",
+            )
+        if self.mode == "weight-only" and self.activation_bits not in (None, FLOAT_BITS):
+            raise QCompileError(
+                f"mode 'weight-only' has no {self.activation_bits}-bit activations",
+                hint="leave activation_bits out, or take another mode",
+            )
+        if self.observer is not None:
+            self._check_observer(self.observer)
+
+    def _check_observer(self, observer: str) -> None:
+        _check_choice("observer", observer, tuple(OBSERVERS))
+        reason = f"mode {self.mode!r}" if self.mode in ("dynamic", "weight-only") else ""
+        if self.mode == "qat" and self.method == "lsq":
+            reason = "method 'lsq'"
+        if reason:
+            raise QCompileError(
+                f"nothing is observed with {reason}, so observer={observer!r} has no effect",
+                hint="leave observer out, or take mode='static'",
+            )
+
+    def _check_method(self) -> None:
+        widths = self._widths()
+        if self.method in WIDE_METHODS and any(1 in pair for pair in widths):
+            raise QCompileError(
+                f"method {self.method!r} has no 1-bit quantizer",
                 hint="take method='bireal', 'xnor' or 'dorefa', or 2 to 8 bits",
             )
         if self.estimator is not None:
@@ -115,16 +165,19 @@ class Recipe:
     def _body_bits(self) -> tuple[int, int]:
         weight = self.bits if self.weight_bits is None else self.weight_bits
         activation = self.bits if self.activation_bits is None else self.activation_bits
-        return weight, activation
+        return weight, self._activation_bits(activation)
 
-    @staticmethod
-    def _overridden(override: Override, bits: tuple[int, int]) -> tuple[int, int]:
+    def _overridden(self, override: Override, bits: tuple[int, int]) -> tuple[int, int]:
         if isinstance(override, int):
-            return override, override
+            return override, self._activation_bits(override)
         if isinstance(override, str):
             return FLOAT_BITS, FLOAT_BITS
         weight, activation = bits
-        return override.get("weight_bits", weight), override.get("activation_bits", activation)
+        activation = override.get("activation_bits", activation)
+        return override.get("weight_bits", weight), self._activation_bits(activation)
+
+    def _activation_bits(self, bits: int) -> int:
+        return FLOAT_BITS if self.mode == "weight-only" else bits
 
     def for_layer(
         self, path: str, kind: str, is_first: bool = False, is_last: bool = False
@@ -166,19 +219,32 @@ class Recipe:
     # --- which quantizers --------------------------------------------------------------------------
 
     def activation(self, bits: int, *, edge: bool = False) -> ActivationQuantizer:
-        """A new activation quantizer of 1 to 8 bits.
+        """A new activation quantizer of 1 to 8 bits, or 32 for float.
 
         `edge` says that the layer is the first or the last: DoReFa-Net keeps those in high
-        precision, and their inputs are not made to lie in [0, 1], so they are affine.
+        precision, and their inputs are not made to lie in [0, 1], nor above 0 as PACT's are, so
+        they are affine.
         """
-        _check_bits("activation bits", bits, most=8)
+        _check_bits("activation bits", bits)
+        if bits == FLOAT_BITS:
+            return FloatActivation()
+        if self.mode == "dynamic":
+            return DynamicActivation(bits)
         if self.method == "dorefa" and not (edge and bits > 1):
             return UnitActivation(bits)
         if bits == 1:
             return SignActivation(
                 self.estimator or ("approx" if self.method == "bireal" else "ste")
             )
-        return AffineActivation(bits, MovingAverageObserver())
+        if self.mode == "qat" and self.method == "lsq":
+            return LsqActivation(bits)
+        if self.mode == "qat" and self.method == "pact" and not edge:
+            return PactActivation(bits)
+        return AffineActivation(bits, self._observer())
+
+    def _observer(self) -> Observer:
+        default = "min-max" if self.mode == "static" else "moving-average"
+        return OBSERVERS[self.observer or default]()
 
     def weight_quantizer(self, bits: int, *, edge: bool = False) -> WeightQuantizer:
         """A new weight quantizer of 1 to 8 bits; `edge` as for `activation`."""
@@ -187,6 +253,8 @@ class Recipe:
             return DorefaWeight(bits)
         if bits == 1:
             return XnorWeight() if self.method == "xnor" else MagnitudeSignWeight()
+        if self.method == "lsq":
+            return LsqWeight(bits)
         return TernaryWeight() if bits == 2 and self.ternary_weights else AffineWeight(bits)
 
 

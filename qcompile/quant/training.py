@@ -175,10 +175,12 @@ class TrainingDoctor:
 
     @staticmethod
     def _forward_hook(layer: QuantLayer, record: _Record) -> Callable[..., None]:
-        def hook(activation: nn.Module, inputs: tuple[Tensor, ...], levels: Tensor) -> None:
+        def hook(
+            activation: nn.Module, inputs: tuple[Tensor, ...], quantized: tuple[Tensor, Tensor]
+        ) -> None:
             # A deep copy of the model carries this hook along, and is not the patient.
             if activation is layer.activation and activation.training:
                 with torch.no_grad():
-                    record.forward(layer.activation.saturated(inputs[0]), levels)
+                    record.forward(layer.activation.saturated(inputs[0]), quantized[0])
 
         return hook

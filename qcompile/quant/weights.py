@@ -6,11 +6,12 @@ quantized weight, and both carry the gradients of the paper. Formulas are in fun
 
 from __future__ import annotations
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from qcompile.ir.graph import Leaf
 from qcompile.ir.qparams import QScheme, qparams_of_range
-from qcompile.quant import functions
+from qcompile.quant import functions, learned
 from qcompile.quant.activations import check_bits
 
 
@@ -30,6 +31,11 @@ class WeightQuantizer(Leaf):
     def forward(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Levels like `weight` `[O, ...]`, and scale `[O]` or `[1]`."""
         raise NotImplementedError
+
+    @property
+    def levels(self) -> tuple[int, int]:
+        """Lowest and highest level."""
+        return -self.max_level, self.max_level
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}"
@@ -101,3 +107,31 @@ class AffineWeight(WeightQuantizer):
         )
         scale, zero_point = (functions.per_filter(v, weight) for v in (p.scale, p.zero_point))
         return functions.affine_levels(weight, scale, zero_point, p.qmin, p.qmax), p.scale
+
+
+class LsqWeight(WeightQuantizer):
+    """LSQ (arXiv 1902.08153): levels -2^(bits - 1) .. 2^(bits - 1) - 1, one learned step for the layer.
+
+    The weights that the first forward finds say where the step starts.
+    """
+
+    known: Tensor
+
+    def __init__(self, bits: int) -> None:
+        check_bits(bits, 2)
+        super().__init__()
+        self.bits = bits
+        self.max_level = 2 ** (bits - 1)
+        self.step = nn.Parameter(torch.ones(()))
+        self.register_buffer("known", torch.zeros((), dtype=torch.bool))
+
+    @property
+    def levels(self) -> tuple[int, int]:
+        return -self.max_level, self.max_level - 1
+
+    def forward(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        low, high = (weight.new_full((), level) for level in self.levels)
+        first = learned.lsq_first_step(weight.detach(), high)
+        step = learned.positive(learned.settled(self.step, self.known, first))
+        levels = learned.lsq_levels(weight, step, low, high, weight.numel())
+        return levels, step.detach().reshape(1)

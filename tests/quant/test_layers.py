@@ -141,7 +141,7 @@ def test_sign_of_zero_and_nan() -> None:
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[0.0, -0.0, math.nan]]))
     assert layer.integer_weight().tolist() == [[1, 1, -1]]
-    assert SignActivation()(torch.tensor([0.0, -0.0, math.nan])).tolist() == [1, 1, -1]
+    assert SignActivation()(torch.tensor([0.0, -0.0, math.nan]))[0].tolist() == [1, 1, -1]
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_gradient_of_a_layer_is_that_of_the_fake_quantized_one() -> None:
     x = torch.randn(2, 4, 5, 5, requires_grad=True)
     levels, scale = layer.weight_quantizer(layer.weight)
     y = torch.nn.functional.conv2d(
-        layer.activation(x), levels * scale.reshape(-1, 1, 1, 1), layer.bias, padding=1
+        layer.activation(x)[0], levels * scale.reshape(-1, 1, 1, 1), layer.bias, padding=1
     )
     g = torch.randn_like(y)
     leaves = [x, *layer.parameters()]

@@ -214,7 +214,7 @@ def test_saturation_is_the_mask_of_the_gradient() -> None:
         # ApproxSign's slope is 0 at ±1, where its mask begins.
         smooth = isinstance(activation, SignActivation) and activation.estimator == "approx"
         points = (x.flatten() if smooth else torch.cat([x.flatten(), edges])).requires_grad_()
-        (g,) = torch.autograd.grad(activation(points).sum(), points)
+        (g,) = torch.autograd.grad(activation(points)[0].sum(), points)
         assert torch.equal(activation.saturated(points), g == 0)
 
 
