@@ -28,6 +28,7 @@ from qcompile.codegen.groups import (
     MOVES,
     POOLS,
     REDUCTIONS,
+    SAMPLE_RANGE,
     SOFTMAXES,
     TO_INTEGERS,
     Group,
@@ -92,7 +93,7 @@ class _Forming:
         if node.target is _dialect.im2col.default and len(node.users) == 1:
             user = next(iter(node.users))
             anchor = user if user.target is _dialect.xnor_matmul.default else node
-        if anchor.target not in FOLLOWED | SOFTMAXES | MOVES | {BITPACK}:
+        if anchor.target not in FOLLOWED | SOFTMAXES | MOVES | {BITPACK, SAMPLE_RANGE}:
             raise QCompileError(
                 f"no kernel for {anchor.target}",
                 where=where(node),

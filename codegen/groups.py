@@ -14,7 +14,11 @@ _aten, _dialect = torch.ops.aten, torch.ops.qcompile
 
 INTEGER_CONTRACTIONS = frozenset({_dialect.conv.default, _dialect.linear.default})
 FLOAT_CONTRACTIONS = frozenset({_aten.convolution.default, _aten.linear.default})
-CONTRACTIONS = INTEGER_CONTRACTIONS | FLOAT_CONTRACTIONS | {_dialect.xnor_matmul.default}
+# Floats times integer levels.
+WEIGHT_ONLY = frozenset({_dialect.weight_only_conv.default, _dialect.weight_only_linear.default})
+CONTRACTIONS = (
+    INTEGER_CONTRACTIONS | FLOAT_CONTRACTIONS | WEIGHT_ONLY | {_dialect.xnor_matmul.default}
+)
 POOLS = frozenset(
     {
         _aten.max_pool1d.default,
@@ -27,18 +31,26 @@ POOLS = frozenset(
     }
 )
 REDUCTIONS = frozenset({_aten.mean.dim, _aten.amax.default})
+SAMPLE_RANGE = _dialect.dynamic_qparams.default
 SOFTMAXES = frozenset({_aten.softmax.int, _aten.log_softmax.int})
 CAT = _aten.cat.default
 MOVES = frozenset({_aten.pad.default, CAT, _dialect.im2col.default})
 FLATTEN = _aten.flatten.using_ints
 BITPACK = _dialect.bitpack.default
 TO_INTEGERS = frozenset(
-    {_dialect.sign.default, _dialect.quantize.default, _dialect.quantize_unit.default}
+    {
+        _dialect.sign.default,
+        _dialect.quantize.default,
+        _dialect.quantize_unit.default,
+        _dialect.dynamic_quantize.default,
+    }
 )
-# They read constants by channel or place.
+# They read constants by channel or place, or a sample's parameters.
 BY_PLACE = frozenset(
     {
         _dialect.scale_shift.default,
+        _dialect.dynamic_quantize.default,
+        _dialect.dynamic_scale_shift.default,
         _dialect.threshold.default,
         _dialect.zero_one.default,
         _dialect.border_correction.default,
@@ -77,6 +89,7 @@ ELEMENTWISE = (
 # Where signs and levels are taken from such a value, it is stored, so that it can be seen.
 INEXACT = (
     FLOAT_CONTRACTIONS
+    | WEIGHT_ONLY
     | SOFTMAXES
     | _APPROXIMATED
     | {
@@ -134,8 +147,12 @@ class Group:
             return "int8"
         if target in FLOAT_CONTRACTIONS:
             return "float32"
+        if target in WEIGHT_ONLY:
+            return "weight-only"
         if target in POOLS | REDUCTIONS:
             return "pool"
+        if target is SAMPLE_RANGE:
+            return "range"
         if target in SOFTMAXES:
             return "softmax"
         if target in MOVES:
@@ -176,7 +193,12 @@ def sizes(value: Any, rank: int) -> tuple[int, ...]:
 
 def groups_of(node: Node) -> int:
     """The groups of a convolution or of a product of packed signs; 1 for other ops."""
-    at = {_dialect.conv.default: 5, _aten.convolution.default: 8, _dialect.xnor_matmul.default: 3}
+    at = {
+        _dialect.conv.default: 5,
+        _dialect.weight_only_conv.default: 5,
+        _aten.convolution.default: 8,
+        _dialect.xnor_matmul.default: 3,
+    }
     return int(arguments(node)[at[node.target]]) if node.target in at else 1
 
 

@@ -71,5 +71,7 @@ def level_range(node: Node) -> tuple[int, int]:
         return 0, 2 ** integer(node, 1) - 1
     if calls(node, dialect.quantize.default):
         return integer(node, 3), integer(node, 4)
+    if calls(node, dialect.dynamic_quantize.default):
+        return 0, 2 ** integer(node, 2) - 1
     info = torch.iinfo(spec(node).dtype)
     return info.min, info.max

@@ -8,9 +8,23 @@ from typing import Any
 
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
-from random_layers import ENDS, Binary, Family, Float, Integer, Layer, Slide
+from random_layers import ENDS, Binary, Family, Float, Integer, Layer, Slide, WeightOnly
 
 INTEGER_ENDS = tuple(ENDS)
+WEIGHT_ONLY_ENDS = (
+    "sums",
+    "floats",
+    "relu",
+    "residual",
+    "pool floats",
+    "uint8",
+    "int8",
+    "unit",
+    "signs",
+    "unshifted",
+    "floats and bits",
+    "pool to bits",
+)
 FLOAT_ENDS = ("sums", "floats", "relu", "residual", "pool floats")
 # What hypothesis tries first comes first: a layer as networks have it.
 _PLACES = {  # in each of so many dimensions
@@ -140,6 +154,16 @@ def _float(draw: st.DrawFn, ranks: Sequence[int], groups: Sequence[int]) -> Floa
     return replace(family, layers=choice.layers(draw, family))
 
 
+@st.composite
+def _weight_only(draw: st.DrawFn, ranks: Sequence[int], groups: Sequence[int]) -> WeightOnly:
+    size = _size(draw, ranks)
+    channels = draw(_CHANNELS if size else st.integers(1, 700))
+    reach = draw(st.sampled_from((127, 7, 1, 255)))
+    family = WeightOnly(channels, size, (), draw(_SEEDS), reach)
+    choice = _Choice(_divisors(channels, groups), (0,), WEIGHT_ONLY_ENDS)
+    return replace(family, layers=choice.layers(draw, family))
+
+
 def _divisors(channels: int, groups: Sequence[int]) -> list[int]:
     """The numbers of groups that fit; 0 stands for one channel a group."""
     return [g or channels for g in groups if channels % (g or channels) == 0] or [1]
@@ -157,3 +181,4 @@ def _families(one: _Drawn, groups: Sequence[int]) -> st.SearchStrategy[list[Any]
 binaries: st.SearchStrategy[list[Binary]] = _families(_binary, (2, 3, 4))
 integers: st.SearchStrategy[list[Integer]] = _families(_integer, (0, 2, 3, 4))
 floats: st.SearchStrategy[list[Float]] = _families(_float, (0, 2, 3, 4))
+weight_only: st.SearchStrategy[list[WeightOnly]] = _families(_weight_only, (0, 2, 3, 4))

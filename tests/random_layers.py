@@ -241,6 +241,31 @@ class Float(Family):
         return aten.convolution.default(source, c["weight"], c["bias"], stride, padding, *rest)
 
 
+@dataclass(frozen=True)
+class WeightOnly(Family):
+    """Floats times levels up to `reach`. The floats are integers up to 8: sums of any order are exact."""
+
+    reach: int = 127
+
+    def source(self, x: Tensor) -> Tensor:
+        # Beside 1.5 * 2^23 a float32 has no bits for a fraction.
+        shifted = aten.add.Scalar(aten.hardtanh.default(x, -8.0, 8.0), 12582912.0)
+        return aten.add.Scalar(shifted, -12582912.0)
+
+    def weights(self, layer: Layer, shape: tuple[int, ...], seed: int) -> dict[str, Tensor]:
+        least = -128 if self.reach == 127 else -self.reach
+        return {"weight": rows(least, self.reach, shape, seed)}
+
+    def sums(self, source: Tensor, layer: Layer, c: dict[str, Tensor]) -> Tensor:
+        if layer.slide is None:
+            return dialect.weight_only_linear.default(source, c["weight"])
+        sides = layer.slide.arguments
+        return dialect.weight_only_conv.default(source, c["weight"], *sides, layer.groups)
+
+    def deviation(self, shape: tuple[int, ...]) -> float:
+        return super().deviation(shape) * self.reach * 2
+
+
 # --- what follows ------------------------------------------------------------------------------
 
 

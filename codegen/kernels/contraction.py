@@ -23,6 +23,7 @@ from qcompile.codegen.dots.neon import (
     SignedQuadDot,
     TwoBytePairsDot,
 )
+from qcompile.codegen.dots.weight_only import LevelDot
 from qcompile.codegen.groups import INTEGER_CONTRACTIONS, arguments, sizes
 from qcompile.codegen.kernels.ranges import levels
 from qcompile.codegen.machine import Machine
@@ -123,19 +124,24 @@ def _read(w: Writer, machine: Machine, method: str | None) -> Contraction:
         return _integer_conv(w, node, method)
     if node.target is _aten.convolution.default:
         return _float_conv(w, node)
+    if node.target is _dialect.weight_only_conv.default:
+        return _weight_only_conv(w, node)
     if len(w.layout(node).spatial) or w.layout(node).rank != 2:
         raise QCompileError(
             f"{node.target} over {w.layout(node).rank} dimensions is not compiled",
             where=where(node),
             hint="supported: [N, K]; flatten before the layer",
         )
-    source, second, third = arguments(node)
+    source, second, *others = arguments(node)
     if node.target is _dialect.linear.default:
         factors = _factors(w, node)
         return Contraction(source, factors.weight, _integer_dot(w, source, factors, method))
     weight = w.tensor(second)
     rows = weight.reshape(1, weight.shape[0], 1, -1)
-    return Contraction(source, rows, Dot(bias=None if third is None else w.tensor(third)))
+    if node.target is _dialect.weight_only_linear.default:
+        return Contraction(source, rows, LevelDot())
+    (bias,) = others
+    return Contraction(source, rows, Dot(bias=None if bias is None else w.tensor(bias)))
 
 
 def _xnor(w: Writer, node: Node, machine: Machine, method: str | None) -> Contraction:
@@ -217,6 +223,20 @@ def _integer_dot(w: Writer, source: Node, factors: Factors, method: str | None) 
         bias = taken_back.to(torch.int32) if lift + zero else None
         return form(stored, bias, lift=lift)
     return (PairDot if machine.dot in ("quad", "pair") else SingleDot)(pad, zero_point=zero)
+
+
+def _weight_only_conv(w: Writer, node: Node) -> Contraction:
+    source, weight, stride, padding, dilation, groups = arguments(node)
+    return Contraction(
+        source,
+        _grouped(w.tensor(weight), groups),
+        LevelDot(),
+        tuple(stride),
+        tuple(padding),
+        tuple(dilation),
+        w.layout(source).spatial,
+        w.layout(node).spatial,
+    )
 
 
 def _float_conv(w: Writer, node: Node) -> Contraction:

@@ -7,7 +7,7 @@ import math
 import torch
 from torch.fx import Node
 
-from qcompile.codegen.groups import CONTRACTIONS, FLOAT_CONTRACTIONS, arguments
+from qcompile.codegen.groups import INTEGER_CONTRACTIONS, arguments
 from qcompile.codegen.writer import Writer
 
 _aten, _dialect = torch.ops.aten, torch.ops.qcompile
@@ -24,7 +24,7 @@ def is_finite(w: Writer, node: Node) -> bool:
 
 def bound(w: Writer, node: Node) -> float:
     """What no element of a value exceeds in size; infinite or NaN where nothing is known."""
-    if node.target in CONTRACTIONS - FLOAT_CONTRACTIONS:
+    if node.target in INTEGER_CONTRACTIONS | {_dialect.xnor_matmul.default}:
         return 2.0**31
     if node.op != "call_function":
         return math.inf
@@ -47,6 +47,8 @@ def levels(w: Writer, node: Node) -> tuple[int, int]:
         return int(given[3]), int(given[4])
     if node.target is _dialect.quantize_unit.default:
         return 0, 2 ** int(given[1]) - 1
+    if node.target is _dialect.dynamic_quantize.default:
+        return 0, 2 ** int(given[2]) - 1
     if node.target is _dialect.sign.default:
         return -1, 1
     if node.target is _dialect.threshold.default:

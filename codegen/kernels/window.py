@@ -24,6 +24,9 @@ from qcompile.codegen.writer import Point, Writer
 from qcompile.ir.ops import FLOAT32_EXACT, hanging_padding
 
 _aten, _dialect = torch.ops.aten, torch.ops.qcompile
+_CONVOLUTIONS = frozenset(
+    {_dialect.conv.default, _dialect.weight_only_conv.default, _aten.convolution.default}
+)
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ def _avg_pool(w: Writer, node: Node) -> Window:
 def is_depthwise(w: Writer) -> bool:
     """Whether a group's convolution has as many groups as channels in and out."""
     node = w.group.anchor
-    if node.target not in (_dialect.conv.default, _aten.convolution.default):
+    if node.target not in _CONVOLUTIONS:
         return False
     channels = w.layout(arguments(node)[0]).channels
     return 1 < channels == w.layout(node).channels == groups_of(node)

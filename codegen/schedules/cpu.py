@@ -13,21 +13,29 @@ from qcompile.codegen.groups import (
     ELEMENTWISE,
     POOLS,
     REDUCTIONS,
+    SAMPLE_RANGE,
     SOFTMAXES,
     Group,
 )
-from qcompile.codegen.kernels import elementwise, moves
+from qcompile.codegen.kernels import dynamic, elementwise, moves
 from qcompile.codegen.kernels.contraction import contraction_of
 from qcompile.codegen.kernels.reduction import reduction_of
 from qcompile.codegen.kernels.window import is_depthwise, window_of
 from qcompile.codegen.machine import Machine
-from qcompile.codegen.schedules import contraction, pointwise, pooled, reduction, window
+from qcompile.codegen.schedules import (
+    contraction,
+    pointwise,
+    pooled,
+    reduction,
+    sample_range,
+    window,
+)
 from qcompile.codegen.schedules.tile import Choice, tile_of
 from qcompile.codegen.writer import Kernel, Writer
 from qcompile.errors import QCompileError
 from qcompile.ir.graph import where
 
-NODE_RULES = {**elementwise.RULES, **moves.RULES}
+NODE_RULES = {**elementwise.RULES, **dynamic.RULES, **moves.RULES}
 
 
 def _contraction(w: Writer, choice: Choice | None = None) -> Kernel | None:
@@ -57,6 +65,12 @@ def _gather(w: Writer) -> Kernel | None:
     return w.write(lambda w: reduction.gather(w, reduction_of(w)))
 
 
+def _sample_range(w: Writer) -> Kernel | None:
+    if w.group.anchor.target is not SAMPLE_RANGE:
+        return None
+    return w.write(sample_range.schedule, flat=True)
+
+
 def _softmax(w: Writer) -> Kernel | None:
     return w.write(reduction.softmax) if w.group.anchor.target in SOFTMAXES else None
 
@@ -81,6 +95,7 @@ RULES: tuple[Callable[[Writer], Kernel | None], ...] = (
     _window,
     _contraction,
     _gather,
+    _sample_range,
     _softmax,
     _cat,
     _flat,

@@ -13,9 +13,9 @@ import pytest
 from compiling import check
 from hypothesis import given
 from hypothesis import strategies as st
-from layer_strategies import binaries, floats, integers, rounds
+from layer_strategies import binaries, floats, integers, rounds, weight_only
 from machines import TARGETS, runnable
-from random_layers import Binary, Family, Float, Integer, Layer, Slide
+from random_layers import Binary, Family, Float, Integer, Layer, Slide, WeightOnly
 from torch.fx import GraphModule
 
 from qcompile.codegen.groups import Group
@@ -50,6 +50,13 @@ def test_integer_layers(target: str, families: list[Integer]) -> None:
 @rounds(1)
 @given(families=floats)
 def test_float_layers(target: str, families: list[Float]) -> None:
+    _check(families, target)
+
+
+@on_every_target
+@rounds(1)
+@given(families=weight_only)
+def test_weight_only_layers(target: str, families: list[WeightOnly]) -> None:
     _check(families, target)
 
 
