@@ -4,7 +4,9 @@
 
 Nothing is computed otherwise yet. A layer is first if no other lies before it on any path, last if
 none lies after it. A weight that two calls share would have to be trained for two kinds of inputs
-and be stored twice: it stays float, with a reason.
+and be stored twice: it stays float, with a reason. In mode "dynamic" a convolution stays float,
+unless an override makes it weight-only: no sample's range is known before all of it was seen, and
+that would be one pass over a feature map more for each layer.
 """
 
 from __future__ import annotations
@@ -47,19 +49,20 @@ class ChooseQuantized(Pass):
     def rewrite(self, gm: GraphModule, node: Node) -> Node | Declined | None:
         if not isinstance(module_of(gm, node), LAYERS):
             return None
-        reason = _obstacle(gm, node)
-        return Declined(reason) if reason and self._bits(gm, node)[0] < FLOAT_BITS else None
+        bits = self._bits(gm, node)
+        reason = self._obstacle(gm, node, bits[1])
+        return Declined(reason) if reason and bits[0] < FLOAT_BITS else None
 
     def _bits(self, gm: GraphModule, node: Node, *ends: bool) -> tuple[int, int]:
         weight_bits, activation_bits = self.recipe.for_layer(
             str(node.target), kind_of(gm, node), *ends
         )
-        if (weight_bits < FLOAT_BITS) != (activation_bits < FLOAT_BITS):
+        if weight_bits == FLOAT_BITS > activation_bits:
             raise QCompileError(
                 f"{weight_bits}-bit weights with {activation_bits}-bit activations "
                 "cannot be computed on integers",
                 where=where(node),
-                hint="quantize both, or leave both in float",
+                hint="quantize the weights too, or leave both in float",
             )
         return weight_bits, activation_bits
 
@@ -68,12 +71,22 @@ class ChooseQuantized(Pass):
         reason = ""
         if bits != body:
             reason = "first layer" if first else "last layer"
-        obstacle = _obstacle(gm, node)
+        obstacle = self._obstacle(gm, node, bits[1])
         if obstacle and bits[0] < FLOAT_BITS:
             bits, reason = (FLOAT_BITS, FLOAT_BITS), obstacle
         layer, weight = str(node.target), gm.get_parameter(f"{node.target}.weight")
         line = where(node).removeprefix(layer).strip(" ()")
-        return LayerPlan(layer, kind_of(gm, node), *bits, weight.numel(), line, reason)
+        dynamic = self.recipe.mode == "dynamic" and bits[1] < FLOAT_BITS
+        kind = kind_of(gm, node)
+        return LayerPlan(layer, kind, *bits, weight.numel(), line, reason, dynamic)
+
+    def _obstacle(self, gm: GraphModule, node: Node, activation_bits: int) -> str:
+        linear = isinstance(module_of(gm, node), nn.Linear)
+        if self.recipe.mode == "dynamic" and activation_bits < FLOAT_BITS and not linear:
+            return "dynamic quantization is for linear layers"
+        hint: str = gm.meta.get("float_layers", {}).get(str(node.target), "")
+        named = self.recipe.overrides_of(str(node.target), kind_of(gm, node))
+        return _obstacle(gm, node) or ("" if named else hint)
 
 
 def kind_of(gm: GraphModule, node: Node) -> str:

@@ -1,6 +1,9 @@
 """Make of modules that are trained the functions and constants that are compiled.
 
     quant_conv(x)  ->  scale_shift(conv(sign(x), W), multiplier, bias)
+    quant_conv(x)  ->  scale_shift(weight_only_conv(x, W), multiplier, bias)
+    quant_linear(x)  ->  dynamic_scale_shift(linear(dynamic_quantize(x, p), W, 0), p, sum(W),
+                                             multiplier, bias)    with p = dynamic_qparams(x)
     batch_norm(x)  ->  scale_shift(x, scale, shift), or x where the layer before it has absorbed it
     conv(x)        ->  aten.convolution(x, w, b, ...)
 
@@ -13,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node, Proxy
 from torch.fx.proxy import GraphAppendingTracer
@@ -22,7 +26,13 @@ from qcompile.ir.graph import add_constant, constant_of, module_of, where
 from qcompile.ir.ops import torch_padding
 from qcompile.ir.stages import Stage, aten, dialect
 from qcompile.passes.base import Declined, Pass
-from qcompile.quant.activations import AffineActivation, SignActivation, UnitActivation
+from qcompile.quant.activations import (
+    DynamicActivation,
+    FloatActivation,
+    GridActivation,
+    SignActivation,
+    UnitActivation,
+)
 from qcompile.quant.layers import (
     BatchNorm,
     QuantConv,
@@ -98,6 +108,10 @@ class _Build:
         return add_constant(self.gm, f"{self.node.target}_{name}", value.detach().clone())
 
     def quantized(self, layer: QuantLayer) -> Node:
+        if isinstance(layer.activation, DynamicActivation):
+            return self._dynamic(layer, layer.activation.bits)
+        if isinstance(layer.activation, FloatActivation):
+            return self._weight_only(layer)
         levels, zero_point = self._levels(layer)
         weight = self.constant("weight", layer.integer_weight())
         if isinstance(layer, QuantConv):
@@ -110,8 +124,30 @@ class _Build:
         if layer.k_map:
             multiplier = self.constant("multiplier", layer.multiplier())
             return self._k_mapped(layer, self(dialect.scale_shift.default, acc, multiplier, None))
-        multiplier, bias = map(self.constant, ("multiplier", "bias"), layer.scale_shift())
-        return self(dialect.scale_shift.default, acc, multiplier, bias)
+        return self(dialect.scale_shift.default, acc, *self._scale_shift(layer))
+
+    def _scale_shift(self, layer: QuantLayer) -> tuple[Node | None, Node | None]:
+        multiplier, bias = layer.scale_shift()
+        return self.constant("multiplier", multiplier), self.constant("bias", bias)
+
+    def _weight_only(self, layer: QuantLayer) -> Node:
+        weight = self.constant("weight", layer.integer_weight())
+        if isinstance(layer, QuantConv):
+            sizes = (layer.stride, layer.padding, layer.dilation, layer.groups)
+            y = self(dialect.weight_only_conv.default, self.x, weight, *sizes)
+        else:
+            y = self(dialect.weight_only_linear.default, self.x, weight)
+        return self(dialect.scale_shift.default, y, *self._scale_shift(layer))
+
+    def _dynamic(self, layer: QuantLayer, bits: int) -> Node:
+        """The zero point is not known before the product: it is taken off by the sums of weights."""
+        weight = layer.integer_weight()
+        qparams = self(dialect.dynamic_qparams.default, self.x, bits)
+        levels = self(dialect.dynamic_quantize.default, self.x, qparams, bits)
+        acc = self(dialect.linear.default, levels, self.constant("weight", weight), 0)
+        sums = self.constant("weight_sum", weight.sum(1, dtype=torch.int32))
+        constants = self._scale_shift(layer)
+        return self(dialect.dynamic_scale_shift.default, acc, qparams, sums, *constants)
 
     def _levels(self, layer: QuantLayer) -> tuple[Node, int]:
         """The activation's integer levels, and its zero point."""
@@ -120,7 +156,7 @@ class _Build:
             return self(dialect.sign.default, self.x), 0
         if isinstance(activation, UnitActivation):
             return self(dialect.quantize_unit.default, self.x, activation.bits), 0
-        assert isinstance(activation, AffineActivation)
+        assert isinstance(activation, GridActivation)
         try:
             p = activation.qparams()
         except QCompileError as error:

@@ -18,6 +18,7 @@ class LayerPlan:
         weights: how many weights it has.
         where: the user's source line, "file:line", or "".
         reason: why it is not at the bits that were asked for, or "".
+        dynamic: whether each sample's activations get their range when the program runs.
     """
 
     layer: str
@@ -27,8 +28,9 @@ class LayerPlan:
     weights: int
     where: str = ""
     reason: str = ""
+    dynamic: bool = False
 
     @property
     def quantized(self) -> bool:
-        """Whether the layer computes on integers."""
-        return self.weight_bits < FLOAT_BITS and self.activation_bits < FLOAT_BITS
+        """Whether its weights are integers; its activations need not be (weight-only)."""
+        return self.weight_bits < FLOAT_BITS

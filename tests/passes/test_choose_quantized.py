@@ -82,10 +82,70 @@ def test_an_override_that_matches_nothing_is_an_error() -> None:
     assert "did you mean 'body'" in str(caught.value)
 
 
-def test_one_float_operand_is_an_error() -> None:
-    recipe = Recipe(weight_bits=1, activation_bits=32)
-    with pytest.raises(QCompileError, match=r"left \(.*1-bit weights with 32-bit activations"):
+def test_float_weights_with_integer_activations_are_an_error() -> None:
+    """The recipe refuses what it sees; a partial override may meet a layer that was float."""
+    recipe = Recipe(8, overrides={"body": "float", "bod*": {"activation_bits": 4}})
+    with pytest.raises(QCompileError, match=r"body \(.*32-bit weights with 4-bit activations"):
         plans(Branches(), recipe, X)
+
+
+# --- modes ---------------------------------------------------------------------------------------
+
+
+def test_weight_only_layers_keep_float_activations() -> None:
+    found = bits(Branches(), Recipe(bits=4, mode="weight-only"), X)
+    assert (found["left"], found["body"], found["mean"]) == ((8, 32), (4, 32), (8, 32))
+    found = bits(Branches(), Recipe(bits=4, mode="weight-only", first_last_bits=32), X)
+    assert (found["left"], found["body"]) == ((32, 32), (4, 32))
+
+
+@pytest.mark.parametrize("mode", ["qat", "static", "dynamic", "weight-only"])
+def test_one_layer_alone_can_be_weight_only(mode: str) -> None:
+    recipe = Recipe(8, mode=mode, overrides={"body": {"weight_bits": 2, "activation_bits": 32}})
+    body = plans(Branches(), recipe, X)["body"]
+    assert (body.weight_bits, body.activation_bits, body.dynamic) == (2, 32, False)
+    assert body.quantized
+    assert body.reason == ""
+
+
+class Mixed(nn.Module):
+    """A convolution and two linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3, padding=1)
+        self.fc1, self.fc2 = nn.Linear(256, 16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.relu(self.fc1(torch.flatten(self.conv(x), 1))))
+
+
+def test_only_linear_layers_are_dynamic() -> None:
+    reason = "dynamic quantization is for linear layers"
+    recipe = Recipe(bits=4, mode="dynamic")
+    found = plans(Mixed(), recipe, X)
+    assert {name: p.dynamic for name, p in found.items()} == {
+        "conv": False,
+        "fc1": True,
+        "fc2": True,
+    }
+    assert (found["conv"].quantized, found["conv"].reason) == (False, reason)
+    assert (found["fc1"].weight_bits, found["fc1"].activation_bits) == (4, 4)
+    assert (found["fc2"].weight_bits, found["fc2"].reason) == (8, "last layer")
+    check_declines(ChooseQuantized(recipe), Mixed(), X, conv=reason)
+
+
+def test_in_mode_dynamic_a_float_layer_is_not_dynamic() -> None:
+    recipe = Recipe(bits=8, mode="dynamic", overrides={"fc1": "float", "conv": "float"})
+    found = plans(Mixed(), recipe, X)
+    assert (found["fc1"].dynamic, found["fc1"].quantized) == (False, False)
+    assert found["conv"].reason == ""
+
+
+@pytest.mark.parametrize("mode", ["qat", "static", "weight-only"])
+def test_other_modes_have_no_dynamic_layers(mode: str) -> None:
+    found = plans(Mixed(), Recipe(bits=8, mode=mode), X)
+    assert not any(p.dynamic for p in found.values())
 
 
 def test_float_everywhere_changes_and_declines_nothing() -> None:

@@ -14,10 +14,17 @@ from torch.fx import GraphModule
 
 from qcompile.errors import QCompileError
 from qcompile.ir.graph import text
+from qcompile.ir.qparams import QParams, QScheme
 from qcompile.ir.stages import Stage
 from qcompile.passes.base import run
 from qcompile.passes.convert import Convert
+from qcompile.passes.fold_batchnorm import FoldBatchnorm
+from qcompile.passes.merge_duplicates import MergeDuplicates
 from qcompile.passes.remove_dropout import RemoveDropout
+from qcompile.pipelines import lower
+from qcompile.quant import functions
+from qcompile.quant.activations import GridActivation
+from qcompile.quant.layers import QuantLinear
 from qcompile.quant.recipe import Recipe
 
 X = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -37,6 +44,13 @@ METHODS: list[dict[str, Any]] = [
     {"weight_bits": 2, "activation_bits": 8, "ternary_weights": True},
     {"bits": 32},
     {"first_last_bits": 32},
+    *({"bits": bits, "method": method} for bits in (2, 4, 8) for method in ("lsq", "pact")),
+    *({"bits": bits, "mode": "dynamic"} for bits in (2, 4, 8)),
+    {"weight_bits": 1, "activation_bits": 8, "mode": "dynamic"},
+    *({"bits": bits, "mode": "weight-only"} for bits in (1, 2, 8)),
+    {"bits": 4, "mode": "weight-only", "method": "dorefa"},
+    *({"bits": bits, "mode": "static"} for bits in (1, 4, 8)),
+    {"bits": 8, "overrides": {"*2": {"weight_bits": 2, "activation_bits": 32}}},
 ]
 
 
@@ -114,6 +128,110 @@ def test_every_kind_of_layer() -> None:
         return %26""".format(**_stem(gm)),
         X,
     )
+
+
+def test_a_weight_only_layer() -> None:
+    model = Body(lambda s, y: s.n(s.a(y)), a=nn.Conv2d(4, 4, (2, 3), padding=(0, 1)))
+    model.n = nn.BatchNorm2d(4)
+    floats = {"stem": "float", "head": {"weight_bits": 3, "activation_bits": 32}}
+    gm = calibrated(model, Recipe(bits=2, mode="weight-only", overrides=floats), X)
+    check_rewrite(
+        Convert(),
+        FoldBatchnorm()(gm).graph,
+        """
+        %0 = placeholder x() : f32[2,1,4,4]
+        %1 = get_attr stem_weight() : f32[4,1,1,1]
+        %2 = get_attr stem_bias() : f32[4]
+        %3 = call_function aten.convolution(%0, %1, %2, [1, 1], [0, 0], [1, 1], False, [0, 0], 1) : f32[2,4,4,4]
+        %4 = get_attr a_weight() : i8[4,4,2,3]
+        %5 = call_function qcompile.weight_only_conv(%3, %4, [1, 1], [0, 0, 1, 1], [1, 1], 1) : f32[2,4,3,4]
+        %6 = get_attr a_multiplier() : f32[4]
+        %7 = get_attr a_bias() : f32[4]
+        %8 = call_function qcompile.scale_shift(%5, %6, %7) : f32[2,4,3,4]
+        %9 = call_function aten.flatten.using_ints(%8, 1, -1) : f32[2,48]
+        %10 = get_attr head_weight() : i8[3,48]
+        %11 = call_function qcompile.weight_only_linear(%9, %10) : f32[2,3]
+        %12 = get_attr head_multiplier() : f32[3]
+        %13 = get_attr head_bias() : f32[3]
+        %14 = call_function qcompile.scale_shift(%11, %12, %13) : f32[2,3]
+        return %14""",
+        X,
+    )
+
+
+def test_a_dynamic_layer() -> None:
+    model = nn.Sequential(nn.Linear(6, 5, bias=False), nn.BatchNorm1d(5), nn.Linear(5, 2))
+    x = torch.randn(7, 6)
+    gm = calibrated(model, Recipe(bits=4, mode="dynamic", overrides={"2": "float"}), x)
+    after = check_rewrite(
+        Convert(),
+        FoldBatchnorm()(gm).graph,
+        """
+        %0 = placeholder input() : f32[7,6]
+        %1 = call_function qcompile.dynamic_qparams(%0, 8) : f32[7,2]
+        %2 = call_function qcompile.dynamic_quantize(%0, %1, 8) : u8[7,6]
+        %3 = get_attr 0_weight() : i8[5,6]
+        %4 = call_function qcompile.linear(%2, %3, 0) : i32[7,5]
+        %5 = get_attr 0_weight_sum() : i32[5]
+        %6 = get_attr 0_multiplier() : f32[5]
+        %7 = get_attr 0_bias() : f32[5]
+        %8 = call_function qcompile.dynamic_scale_shift(%4, %1, %5, %6, %7) : f32[7,5]
+        %9 = get_attr 2_weight() : f32[2,5]
+        %10 = get_attr 2_bias() : f32[2]
+        %11 = call_function aten.linear(%8, %9, %10) : f32[7,2]
+        return %11""",
+        x,
+    )
+    alone = torch.cat([after(row[None] * size) for row, size in zip(x, range(1, 8), strict=True)])
+    together = after(x * torch.arange(1, 8)[:, None])
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)  # the float layer's sums
+
+
+def test_dynamic_layers_that_read_one_value_quantize_it_once() -> None:
+    class Heads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 4), nn.Linear(6, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.a(x) + self.b(x)
+
+    x = torch.randn(3, 6)
+    gm = calibrated(Heads(), Recipe(bits=8, mode="dynamic"), x)
+    merged = run([Convert(), MergeDuplicates()], gm).graph
+    assert_same_result(merged, gm, x)
+    assert text(merged).count("dynamic_qparams") == 1
+    assert text(merged).count("dynamic_quantize") == 1
+
+
+@pytest.mark.parametrize("bits", [2, 8])
+def test_levels_below_zero(bits: int) -> None:
+    """A symmetric grid: quantize has qmin < 0 and no zero point."""
+    model = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 2))
+    x = torch.randn(7, 6)
+    gm = prepared(model, Recipe(bits=bits, first_last_bits=bits), x)
+    for path in "01":
+        layer = gm.get_submodule(path)
+        assert isinstance(layer, QuantLinear)
+        layer.activation = _Symmetric(bits)
+    gm.eval()
+    after = check_exact(gm, x)
+    top = 2 ** (bits - 1) - 1
+    assert f"qcompile.quantize(%0, 0.125, 0, {-top}, {top}) : i8[7,6]" in text(after)
+    assert_same_result(lower(after), after, x)
+
+
+class _Symmetric(GridActivation):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        p = self.qparams()
+        return functions.affine_levels(x, p.scale, p.zero_point, p.qmin, p.qmax), p.scale
+
+    def estimate(self) -> QParams:
+        zero = torch.zeros((), dtype=torch.int32)
+        return QParams(torch.tensor(0.125), zero, self.bits, QScheme.PER_TENSOR_SYMMETRIC)
+
+    def qparams(self) -> QParams:
+        return self.estimate()
 
 
 def _stem(gm: GraphModule) -> dict[str, float]:

@@ -155,7 +155,7 @@ def test_thresholds_take_the_norm_in() -> None:
     after = folded(trained(two, Recipe(method="xnor")))
     lowered = pipelines.lower(run([Convert()], after).graph)
     assert sum(calls(n, dialect.threshold.default) for n in lowered.graph.nodes) == 2
-    assert scale_shifts(lowered) == 1
+    assert scale_shifts(lowered) == 2  # of b and of the head
 
 
 @pytest.mark.parametrize("rank", [1, 3])
