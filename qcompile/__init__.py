@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     from qcompile.ir.target import Target
     from qcompile.program import Program, load
     from qcompile.quant.recipe import Recipe
+    from qcompile.sensitivity_analysis import Sensitivity, sensitivity
     from qcompile.tuning import Tuning
     from qcompile.verification import VerifyReport, verify
 
 _HOME = {
     "Program": "qcompile.program",
     "Recipe": "qcompile.quant.recipe",
+    "Sensitivity": "qcompile.sensitivity_analysis",
     "Target": "qcompile.ir.target",
     "Tuning": "qcompile.tuning",
     "VerifyReport": "qcompile.verification",
@@ -34,6 +36,7 @@ _HOME = {
     "convert": "qcompile.api",
     "load": "qcompile.program",
     "prepare": "qcompile.api",
+    "sensitivity": "qcompile.sensitivity_analysis",
     "verify": "qcompile.verification",
 }
 
@@ -41,6 +44,7 @@ __all__ = [
     "Program",
     "QCompileError",
     "Recipe",
+    "Sensitivity",
     "Target",
     "Tuning",
     "VerifyReport",
@@ -48,6 +52,7 @@ __all__ = [
     "convert",
     "load",
     "prepare",
+    "sensitivity",
     "verify",
 ]
 

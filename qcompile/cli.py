@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.text import Text
 
 import qcompile
-from qcompile import verbs
+from qcompile import sensitivity_verb, verbs
 from qcompile.errors import QCompileError
+from qcompile.options import add_training, at_least, check_threads, shape
 from qcompile.verbs import FAILED, INTERRUPTED, OK, REFUSED, command_parser
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ and, if it can,
 other verbs, each with its own --help:
   qcompile run PROGRAM       run a saved program
   qcompile inspect PROGRAM   say what is in it
+  qcompile sensitivity MODEL what each layer costs in accuracy, at each width
   qcompile digits [FOLDER]   download all of MNIST, for the examples
 
 exit codes: 0 done; 1 the program did not verify, nothing was written; 2 the command line or the
@@ -60,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "run": (verbs.run_parser, verbs.run),
         "inspect": (verbs.inspect_parser, verbs.inspect),
         "digits": (verbs.digits_parser, verbs.digits),
+        "sensitivity": (sensitivity_verb.parser, sensitivity_verb.run),
     }
     verb = words.pop(0) if words and words[0] in known else "compile"
     parser, action = known[verb]
@@ -134,12 +137,7 @@ def compile_parser() -> argparse.ArgumentParser:
     add("--tune-rpc", metavar="HOST:PORT", help="measure on the servers of this TVM RPC tracker")
     add("--tune-key", metavar="KEY", help="those servers' key")
 
-    add = parser.add_argument_group("training").add_argument
-    add("--weights", type=Path, metavar="FILE", help="safetensors for the float network")
-    add("--save-weights", type=Path, metavar="FILE", help="keep the float network that was trained")
-    add("--epochs", type=int, metavar="N", help="for train(); 0: calibrate only (default: its own)")
-    add("--input-shape", metavar="N,C,H,W", help="if the model file does not say; batch first")
-    add("--seed", type=int, default=0, metavar="N", help="of torch's random numbers (default: 0)")
+    add_training(parser)
 
     add = parser.add_argument_group("checks and views").add_argument
     add(
@@ -159,7 +157,6 @@ def _compile(options: argparse.Namespace, out: Console, err: Console) -> int:
     from qcompile.ir.target import Target
     from qcompile.job import Job, run
     from qcompile.quant.recipe import Recipe
-    from qcompile.runtime import cores
 
     recipe = Recipe(
         options.bits,
@@ -173,9 +170,8 @@ def _compile(options: argparse.Namespace, out: Console, err: Console) -> int:
         estimator=options.estimator,
         ternary_weights=options.ternary_weights,
     )
-    _at_least("--epochs", options.epochs, 0)
-    _at_least("--threads", options.threads, 1)
-    _at_most("--threads", options.threads, cores())
+    at_least("--epochs", options.epochs, 0)
+    check_threads(options.threads)
     job = Job(
         model=options.model,
         recipe=recipe,
@@ -184,7 +180,7 @@ def _compile(options: argparse.Namespace, out: Console, err: Console) -> int:
         weights=options.weights,
         save_weights=options.save_weights,
         epochs=options.epochs,
-        input_shape=_shape(options.input_shape),
+        input_shape=shape(options.input_shape),
         seed=options.seed,
         threads=options.threads,
         verify=options.verify,
@@ -220,16 +216,6 @@ def _tuning(options: argparse.Namespace) -> Tuning | None:
     )
 
 
-def _at_least(option: str, value: int | None, least: int) -> None:
-    if value is not None and value < least:
-        raise QCompileError(f"{option} is {value}, it must be {least} or more")
-
-
-def _at_most(option: str, value: int | None, most: int) -> None:
-    if value is not None and value > most:
-        raise QCompileError(f"{option} is {value}, this process may use {most} cores")
-
-
 def _override(text: str) -> tuple[str, Any]:
     pattern, _, bits = text.rpartition("=")
     weight, slash, activation = bits.partition("/")
@@ -243,14 +229,3 @@ def _override(text: str) -> tuple[str, Any]:
         f"--override {text!r} is not LAYER=BITS",
         hint="as in --override fc=8, --override 'layer1.*=1/4' or --override Linear=float",
     )
-
-
-def _shape(text: str | None) -> tuple[int, ...] | None:
-    if text is None:
-        return None
-    sizes = text.replace("x", ",").split(",")
-    if not all(size.strip().isdecimal() for size in sizes):
-        raise QCompileError(
-            f"--input-shape {text!r} is no list of sizes", hint="as in --input-shape 1,3,224,224"
-        )
-    return tuple(map(int, sizes))

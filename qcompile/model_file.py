@@ -9,7 +9,8 @@ A model file is plain Python that defines
     calibration_data()   optional: an iterable of inputs, each a tensor, or a tuple that begins with
                          the model's inputs; what follows, such as labels, is not looked at
     evaluate(model)      optional: a number, accuracy from 0 to 1; the model is the float network,
-                         the fake-quant one, or the compiled program
+                         the fake-quant one, or the compiled program; `samples`, how many to look at,
+                         is passed if it takes it and somebody asks for less than all
 """
 
 from __future__ import annotations
@@ -91,14 +92,22 @@ class ModelFile:
                     return
             yield self._inputs(batch)
 
-    def evaluate(self, model: nn.Module) -> float:
+    def takes_samples(self) -> bool:
+        """Whether `evaluate` has an argument `samples`."""
+        return self.has("evaluate") and "samples" in _keywords(self.module.evaluate, "samples")
+
+    def evaluate(self, model: nn.Module, samples: int | None = None) -> float:
         """Accuracy of a model, by the file's `evaluate`.
+
+        Args:
+            samples: how many it is to look at, if it takes that; None leaves it to the file.
 
         Raises:
             QCompileError: the user's code fails, or returns no number.
         """
+        wanted = {} if samples is None or not self.takes_samples() else {"samples": samples}
         with users_code(self.path, "evaluate"), torch.no_grad():
-            value = self.module.evaluate(model)
+            value = self.module.evaluate(model, **wanted)
         value = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
         if not isinstance(value, Real) or math.isnan(value):
             raise QCompileError(

@@ -24,11 +24,12 @@ def accuracy_table(*accuracies: float | None) -> RenderableType:
     table = Table(title="accuracy", title_justify="left")
     for column in ("float32", "fake-quant", "compiled"):
         table.add_column(column, justify="right")
-    table.add_row(*map(_share, accuracies))
+    table.add_row(*map(share, accuracies))
     return table
 
 
-def _share(value: float | None) -> str:
+def share(value: float | None) -> str:
+    """Accuracy as a cell: "99.44%", or as it is where it is no share."""
     if value is None:
         return "-"
     return f"{value:.2%}" if 0 <= value <= 1 else f"{value:.4g}"

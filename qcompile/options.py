@@ -1,0 +1,49 @@
+"""Options that several verbs have: what they are called, and what their values may be."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from qcompile.errors import QCompileError
+
+
+def add_training(parser: argparse.ArgumentParser) -> None:
+    """How the float network is had: its weights, or its training."""
+    add = parser.add_argument_group("training").add_argument
+    add("--weights", type=Path, metavar="FILE", help="safetensors for the float network")
+    add("--save-weights", type=Path, metavar="FILE", help="keep the float network that was trained")
+    add("--epochs", type=int, metavar="N", help="for train(); 0: calibrate only (default: its own)")
+    add("--input-shape", metavar="N,C,H,W", help="if the model file does not say; batch first")
+    add("--seed", type=int, default=0, metavar="N", help="of torch's random numbers (default: 0)")
+
+
+def at_least(option: str, value: int | None, least: int) -> None:
+    """Raises: QCompileError: the option's value is less."""
+    if value is not None and value < least:
+        raise QCompileError(f"{option} is {value}, it must be {least} or more")
+
+
+def check_threads(value: int | None) -> None:
+    """Raises: QCompileError: --threads is not a number of cores that there are."""
+    from qcompile.runtime import cores
+
+    at_least("--threads", value, 1)
+    if value is not None and value > cores():
+        raise QCompileError(f"--threads is {value}, this process may use {cores()} cores")
+
+
+def shape(text: str | None) -> tuple[int, ...] | None:
+    """The sizes of --input-shape.
+
+    Raises:
+        QCompileError: they are none.
+    """
+    if text is None:
+        return None
+    sizes = text.replace("x", ",").split(",")
+    if not all(size.strip().isdecimal() for size in sizes):
+        raise QCompileError(
+            f"--input-shape {text!r} is no list of sizes", hint="as in --input-shape 1,3,224,224"
+        )
+    return tuple(map(int, sizes))
