@@ -4,9 +4,8 @@
     observer(x), fake_quantize(x)     ->  x               its range is kept for the layer that reads it
     qat.ConvBnReLU2d(x)               ->  relu(conv(x))   the float layer that torch.ao makes of it
 
-A layer stays float that torch.ao would leave in float: one outside of QuantStub .. DeQuantStub, one
-whose qconfig is None, one whose input nobody observes in a model with observers. Widths are the
-recipe's affair: torch.ao knows 8 bits.
+A layer stays float that torch.ao would leave in float: one outside of QuantStub .. DeQuantStub, or one
+whose qconfig is None where others have one. Widths are the recipe's affair: torch.ao knows 8 bits.
 
 Written to the graph: `meta["float_layers"]`, layer to reason, and `meta["ranges"]`, layer to the least
 and the largest value that was observed at its input.
@@ -18,7 +17,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.ao.quantization import DeQuantStub, QuantStub
@@ -26,14 +24,13 @@ from torch.fx import GraphModule, Node
 
 from qcompile.ir.graph import module_of
 from qcompile.ir.stages import Stage
-from qcompile.ir.torch_ao import OBSERVERS, STUBS, is_qat
+from qcompile.ir.torch_ao import STUBS, Observed, is_qat
 from qcompile.passes.base import Declined, Pass
 from qcompile.passes.choose_quantized import LAYERS
 from qcompile.passes.spellings.emit import Emit
 
 OUTSIDE = "it is outside of the model's QuantStub .. DeQuantStub"
 NO_QCONFIG = "its qconfig is None"
-UNOBSERVED = "torch.ao observes nothing in front of it"
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,6 @@ class ReadTorchAo(Pass):
     def prepare(self, gm: GraphModule) -> None:
         layers = list(_layers(gm))
         reasons = {
-            **_unobserved(gm, layers),
             **_outside(gm, layers),
             **_without_qconfig(gm, layers),
         }
@@ -55,7 +51,7 @@ class ReadTorchAo(Pass):
 
     def rewrite(self, gm: GraphModule, node: Node) -> Node | Declined | None:
         module = module_of(gm, node)
-        if isinstance(module, (*STUBS, *OBSERVERS)):
+        if isinstance(module, (*STUBS, Observed)):
             return node.all_input_nodes[0]
         return _float_layer(gm, node) if is_qat(module) else None
 
@@ -108,28 +104,12 @@ def _without_qconfig(gm: GraphModule, layers: list[Node]) -> dict[str, str]:
     return {p: NO_QCONFIG for p in paths if any(p == n or p.startswith(f"{n}.") for n in none)}
 
 
-def _unobserved(gm: GraphModule, layers: list[Node]) -> dict[str, str]:
-    # An eager model observes what comes out of a layer, by hooks that a trace does not see.
-    if not gm.meta.get("observes_inputs"):
-        return {}
-    unobserved = [n for n in layers if _observer(gm, n.all_input_nodes[0]) is None]
-    return {str(node.target): UNOBSERVED for node in unobserved}
-
-
-def _observer(gm: GraphModule, node: Node) -> nn.Module | None:
-    module = module_of(gm, node)
-    return module if isinstance(module, OBSERVERS) else None
+def _observed(gm: GraphModule, layer: Node) -> Observed | None:
+    """What was observed at a layer's input."""
+    module = module_of(gm, layer.all_input_nodes[0])
+    return module if isinstance(module, Observed) else None
 
 
 def _ranges(gm: GraphModule, layers: list[Node]) -> dict[str, tuple[float, float]]:
-    """What was observed at each layer's input, where that was anything."""
-    found = {}
-    for node in layers:
-        observer: Any = _observer(gm, node.all_input_nodes[0])
-        inner = getattr(observer, "activation_post_process", observer)
-        low, high = getattr(inner, "min_val", None), getattr(inner, "max_val", None)
-        if low is None or high is None or low.numel() != 1 or not (low <= high).all():
-            continue
-        if torch.isfinite(low).all() and torch.isfinite(high).all():
-            found[str(node.target)] = (float(low), float(high))
-    return found
+    observed = {str(node.target): _observed(gm, node) for node in layers}
+    return {layer: o.range for layer, o in observed.items() if o is not None and o.range}

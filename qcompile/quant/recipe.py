@@ -20,7 +20,8 @@ from qcompile.quant.activations import (
     SignActivation,
     UnitActivation,
 )
-from qcompile.quant.observers import OBSERVERS, Observer
+from qcompile.quant.histograms import HistogramObserver, PercentileObserver
+from qcompile.quant.observers import MinMaxObserver, MovingAverageObserver, Observer
 from qcompile.quant.weights import (
     AffineWeight,
     DorefaWeight,
@@ -34,6 +35,12 @@ from qcompile.quant.weights import (
 METHODS = ("bireal", "xnor", "dorefa", "affine", "lsq", "pact")
 WIDE_METHODS = ("affine", "lsq", "pact")  # without a 1-bit quantizer
 MODES = ("qat", "static", "dynamic", "weight-only")
+OBSERVERS: dict[str, type[Observer]] = {
+    "min-max": MinMaxObserver,
+    "moving-average": MovingAverageObserver,
+    "histogram": HistogramObserver,
+    "percentile": PercentileObserver,
+}
 KINDS = ("Conv1d", "Conv2d", "Conv3d", "Linear")
 Override = int | str | Mapping[str, int]
 
@@ -192,10 +199,17 @@ class Recipe:
         if is_first or is_last:
             # What the user wants in float everywhere stays float at the ends too.
             bits = tuple(b if b == FLOAT_BITS else self.first_last_bits for b in bits)  # type: ignore[assignment]
-        for pattern, override in self.overrides.items():
-            if pattern == kind or path == pattern or fnmatchcase(path, pattern):
-                bits = self._overridden(override, bits)
+        for override in self.overrides_of(path, kind):
+            bits = self._overridden(override, bits)
         return bits
+
+    def overrides_of(self, path: str, kind: str) -> tuple[Override, ...]:
+        """The overrides that a layer's path or kind matches; the last one wins."""
+        return tuple(
+            override
+            for pattern, override in self.overrides.items()
+            if pattern == kind or path == pattern or fnmatchcase(path, pattern)
+        )
 
     def check_overrides(self, paths: Iterable[str]) -> None:
         """Refuse overrides that match no layer.
@@ -243,7 +257,7 @@ class Recipe:
         return AffineActivation(bits, self._observer())
 
     def _observer(self) -> Observer:
-        default = "min-max" if self.mode == "static" else "moving-average"
+        default = "histogram" if self.mode == "static" else "moving-average"
         return OBSERVERS[self.observer or default]()
 
     def weight_quantizer(self, bits: int, *, edge: bool = False) -> WeightQuantizer:
