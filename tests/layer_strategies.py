@@ -134,14 +134,15 @@ def _binary(draw: st.DrawFn, ranks: Sequence[int], groups: Sequence[int]) -> Bin
 def _integer(draw: st.DrawFn, ranks: Sequence[int], groups: Sequence[int]) -> Integer:
     size = _size(draw, ranks)
     channels = draw(_CHANNELS if size else st.integers(1, 700))
-    bits = draw(st.sampled_from((8, 8, 8, 1, 2, 4, 7)))
+    bits = draw(st.sampled_from((8, 8, 1, 2, 4, 7, 3)))
     half = 2 ** (bits - 1)
     qmin, qmax = draw(st.sampled_from(((0, 2 * half - 1), (-half, half - 1))))
     zero = draw(st.sampled_from((0, qmin, qmax, (qmin + qmax) // 2)))
     if bits == 1:
         qmin, qmax, zero = -1, 1, 0
     reach = draw(st.sampled_from((127, 127, 127, 1, 7, 255)))
-    family = Integer(channels, size, (), draw(_SEEDS), qmin, qmax, zero, reach)
+    planes = draw(st.sampled_from((0, 0, 1, 1, 2, 3)))
+    family = Integer(channels, size, (), draw(_SEEDS), qmin, qmax, zero, reach, planes)
     choice = _Choice(_divisors(channels, groups), (0, 1, -1) if bits == 1 else (0,), INTEGER_ENDS)
     return replace(family, layers=choice.layers(draw, family))
 

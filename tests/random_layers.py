@@ -189,12 +189,16 @@ class Binary(Family):
 
 @dataclass(frozen=True)
 class Integer(Family):
-    """Levels `qmin .. qmax` around a zero point (-1 and 1: signs), and weights up to `reach`."""
+    """Levels `qmin .. qmax` around a zero point (-1 and 1: signs), and weights up to `reach`.
+
+    With `planes`, weights are odd numbers of so many bits, as DoReFa-Net's: -1 and 1 of one.
+    """
 
     qmin: int = 0
     qmax: int = 255
     zero_point: int = 0
     reach: int = 127
+    planes: int = 0
 
     def source(self, x: Tensor) -> Tensor:
         if (self.qmin, self.qmax) == (-1, 1):
@@ -203,6 +207,8 @@ class Integer(Family):
         return dialect.quantize.default(x, step, self.zero_point, self.qmin, self.qmax)
 
     def weights(self, layer: Layer, shape: tuple[int, ...], seed: int) -> dict[str, Tensor]:
+        if self.planes:
+            return {"weight": 2 * rows(0, 2**self.planes - 1, shape, seed) - 2**self.planes + 1}
         least = -128 if self.reach == 127 else -self.reach
         return {"weight": rows(least, self.reach, shape, seed)}
 
@@ -215,7 +221,8 @@ class Integer(Family):
         )
 
     def deviation(self, shape: tuple[int, ...]) -> float:
-        return super().deviation(shape) * self.reach * max(1, self.qmax - self.qmin) / 4
+        reach = 2**self.planes - 1 if self.planes else self.reach
+        return super().deviation(shape) * reach * max(1, self.qmax - self.qmin) / 4
 
 
 @dataclass(frozen=True)

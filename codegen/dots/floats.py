@@ -101,6 +101,7 @@ class Dot:
     live = 1  # registers with weights of a vector at a time
     fold = 1  # output channels that share a lane of 32 bits while products are added
     together = 1  # steps that are written out one after another, if there are so many
+    gathers = False  # whether `prepare` needs `unit` neighbouring channels at a time
 
     @property
     def prepares(self) -> bool:
@@ -110,6 +111,11 @@ class Dot:
     def prepare(self, x: Expr) -> Expr:
         return x
 
+    def beyond(self, count: int) -> Expr:
+        """So many elements beyond the border, prepared, where `fill` is a number."""
+        assert not isinstance(self.fill, Tensor)
+        return e.splat(e.const(self.fill, self.element), count)
+
     def start(self, w: Writer, lanes: int, pixels: int, vectors: int) -> Sums:
         """Sums of 0, in registers from here on."""
         return Sums(self, lanes, pixels, vectors)
@@ -117,7 +123,8 @@ class Dot:
     def pack(self, weight: Tensor) -> Tensor:
         """Arrange `[groups, vectors, taps, steps, lanes, unit]` as the steps read it.
 
-        What a step reads of a vector, the last two dimensions, stays in its place.
+        What a step reads of a vector, the last two dimensions, stays in its place; its size may be
+        another one.
         """
         return weight
 

@@ -6,13 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from qcompile.codegen.dots.byte_counts import can_shuffle
 from qcompile.codegen.dots.carry_save import CarrySaveDot
+from qcompile.codegen.dots.floats import Dot
 from qcompile.codegen.dots.lookup import MOST_WORDS, LookupDot
 from qcompile.codegen.dots.neon import CountBytesDot, CountDot
 from qcompile.codegen.dots.signs import XnorDot
+from qcompile.codegen.dots.tables import TableDot
 from qcompile.codegen.machine import Machine
 
 _METHODS: dict[str, Callable[..., XnorDot]] = {
@@ -62,10 +65,43 @@ class Factors:
     zero: int = 0
     pad: int = 0
 
+    @property
+    def ends(self) -> tuple[int, int]:
+        """The lowest and the highest level, with the one beyond the border."""
+        beyond = self.zero + self.pad
+        return min(self.low, beyond), max(self.high, beyond)
+
+    @property
+    def rows(self) -> Tensor:
+        """int64 `[O, products of a sum]`."""
+        return self.weight.flatten(2).flatten(0, 1).to(torch.int64)
+
 
 def integer_methods(machine: Machine, factors: Factors) -> tuple[str, ...]:
     """Ways to sum products of integers on a machine; the best comes first.
 
     "int8" is always among them: products of bytes, in whatever way the machine has.
     """
-    return ("int8",)
+    found = []
+    low, high = factors.ends
+    if can_shuffle(machine) and TableDot.reads(factors.weight, high - low):
+        found.append("lookup")
+    return (*found, "int8")
+
+
+def integer_dot(method: str, factors: Factors) -> Dot:
+    """The dot of a method that is not "int8"."""
+    return _INTEGER_METHODS[method](factors)
+
+
+def _table_dot(factors: Factors) -> Dot:
+    low, high = factors.ends
+    rows = factors.rows
+    plus, minus = (rows > 0).sum(1), (rows < 0).sum(1)
+    bias = low * plus - high * minus - factors.zero * (plus - minus)
+    steps = rows.shape[1] // TableDot.unit
+    fill = factors.zero + factors.pad
+    return TableDot(fill, bias.to(torch.int32), low=low, most=high - low, steps=steps)
+
+
+_INTEGER_METHODS: dict[str, Callable[[Factors], Dot]] = {"lookup": _table_dot}

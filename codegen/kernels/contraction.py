@@ -16,7 +16,13 @@ from torch.fx import Node
 
 from qcompile.codegen.dots.floats import Dot
 from qcompile.codegen.dots.integers import FewLevelsDot, PairDot, QuadDot, SingleDot
-from qcompile.codegen.dots.methods import Factors, integer_methods, methods, sign_dot
+from qcompile.codegen.dots.methods import (
+    Factors,
+    integer_dot,
+    integer_methods,
+    methods,
+    sign_dot,
+)
 from qcompile.codegen.dots.neon import (
     BytePairDot,
     MixedQuadDot,
@@ -203,7 +209,8 @@ _OF_BYTES: dict[tuple[str, str], tuple[type[QuadDot], int]] = {
 
 def _integer_dot(w: Writer, source: Node, factors: Factors, method: str | None) -> Dot:
     method = method or integer_methods(w.machine, factors)[0]
-    assert method == "int8", method
+    if method != "int8":
+        return integer_dot(method, factors)
     weight, zero, pad = factors.weight, factors.zero, factors.pad
     machine, dtype = w.machine, w.layout(source).dtype
     form, lift = _OF_BYTES.get((machine.dot, dtype), (None, 0))

@@ -30,6 +30,8 @@ from qcompile.codegen.writer import Point, Writer
 
 _TASKS = 16  # pieces of one sample, if it is large: enough for the threads of a desktop
 _BAND = 1 << 14  # bytes of activations that a task reads, beside a block of weights
+_TABLE_TASKS = 8  # where what is read is so dear to convert that few rows shall be converted twice
+_NEAR = 1 << 18  # bytes of it, read in order from a core's second cache
 _CACHED = 1 << 20  # bytes of weights that stay in a core's second cache, beside activations
 _BATCHED_FROM = 1 << 14  # steps of a matrix product that is worth code of its own for batches
 _MANY = 1 << 10  # samples, more than any tile has
@@ -55,11 +57,12 @@ def band_of(c: Contraction, rows: Rows, blocks: int) -> int:
         return 1
     lines = math.prod(c.outputs[:-2]) * c.groups
     # Where rows are converted, the tasks are bands, so that no two of them convert the same ones.
-    tasks = -(-_TASKS // (lines * (1 if c.dot.prepares else blocks)))
+    wanted, bytes_ = (_TABLE_TASKS, _NEAR) if c.dot.gathers else (_TASKS, _BAND)
+    tasks = -(-wanted // (lines * (1 if c.dot.prepares else blocks)))
     most = max(1, c.outputs[-2] // tasks)
     element = 4 if c.dot.element in ("float32", "int32") else 2
     row = math.prod(c.kernel[:-2]) * rows.width * c.channels * element
-    while most > 1 and rows_read(c, most) * row > _BAND:
+    while most > 1 and rows_read(c, most) * row > bytes_:
         most -= 1
     return -(-c.outputs[-2] // -(-c.outputs[-2] // most))
 
@@ -136,6 +139,7 @@ class Body:
         packed = pack_weight(c, tile.lanes, merged=rows.merged)
         self._weights = w.buffer(packed)
         self._wide, self._taps, self._run = packed.shape[1:4]
+        self._step = math.prod(packed.shape[4:])
         self._outer = list(c.outputs[:-1])
         if self._rows.band > 1:
             self._outer[-1] = -(-self._outer[-1] // self._rows.band)
@@ -236,7 +240,7 @@ class Body:
         """The sums of a tile."""
         dot, lanes = self._c.dot, self._tile.lanes
         sums = dot.start(self._w, lanes, spot.pixels, vectors)
-        size = lanes * dot.unit
+        size = self._step
         column_of_weights = self._taps * self._run * size
         block = e.bind((spot.group * self._wide + start) * column_of_weights)
 

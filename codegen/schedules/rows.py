@@ -154,6 +154,8 @@ class Rows:
         layout = self.operand.layout
         if layout.channels_last and c.groups == 1:
             self._straight(buffer, start, n, at, count * channels)
+        elif c.dot.gathers:
+            self._by_pixel(buffer, start, n, at, group, count)
         else:
             self._strided(buffer, start, n, at, group, count)
         self._padding(buffer, start + count * channels, self.width - before - count)
@@ -169,6 +171,23 @@ class Rows:
             tb.buffer_store(buffer, value, [e.ramp(start + first, 1, lanes)])
 
         each_chunk(count, copy)
+
+    def _by_pixel(
+        self, buffer: Any, start: Expr, n: Expr, at: list[Expr], group: Expr, count: int
+    ) -> None:
+        """Neighbouring channels together, wherever they lie."""
+        channels, spatial = self.c.channels, bool(self.operand.layout.spatial)
+
+        with tb.serial(count) as column:
+
+            def copy(first: Expr, lanes: int) -> None:
+                place = (*at, column) if spatial else ()
+                point = Point(n, place, group * channels + first, lanes)
+                value = self.c.dot.prepare(self.operand.load(point))
+                index = e.ramp(start + column * channels + first, 1, lanes)
+                tb.buffer_store(buffer, value, [index])
+
+            each_chunk(channels, copy)
 
     def _strided(
         self, buffer: Any, start: Expr, n: Expr, at: list[Expr], group: Expr, count: int
@@ -205,9 +224,7 @@ class Rows:
         c, fill = self.c, self.c.dot.fill
 
         def store(first: Expr, lanes: int) -> None:
-            assert not isinstance(fill, Tensor)
-            value = e.const(fill, c.dot.element)
-            tb.buffer_store(buffer, e.splat(value, lanes), [e.ramp(start + first, 1, lanes)])
+            tb.buffer_store(buffer, c.dot.beyond(lanes), [e.ramp(start + first, 1, lanes)])
 
         if not isinstance(fill, Tensor):
             each_chunk(columns * c.channels, store)

@@ -18,6 +18,7 @@ from machines import TARGETS, runnable
 from random_layers import Binary, Family, Float, Integer, Layer, Slide, WeightOnly
 from torch.fx import GraphModule
 
+from qcompile.codegen.build import Choose
 from qcompile.codegen.groups import Group
 from qcompile.codegen.machine import Machine
 from qcompile.codegen.schedules.tile import Choice
@@ -60,22 +61,37 @@ def test_weight_only_layers(target: str, families: list[WeightOnly]) -> None:
     _check(families, target)
 
 
-@on_every_target
-@rounds(1)
-@given(families=binaries, seed=st.integers(0, 999))
-def test_binary_layers_in_other_ways(target: str, families: list[Binary], seed: int) -> None:
+def _anyhow(seed: int) -> Choose:
     """Every method and tile that tuning may take, not only what is taken without it."""
     rng = random.Random(seed)
 
     def choose(gm: GraphModule, group: Group, machine: Machine) -> Choice | None:
-        return (
-            rng.choice(choices_of(gm, group, machine)) if is_tunable(gm, group, machine) else None
-        )
+        if not is_tunable(gm, group, machine):
+            return None
+        choices = choices_of(gm, group, machine)
+        method = rng.choice(sorted({choice.method or "" for choice in choices}))
+        return rng.choice([choice for choice in choices if (choice.method or "") == method])
 
+    return choose
+
+
+@on_every_target
+@rounds(1)
+@given(families=binaries, seed=st.integers(0, 999))
+def test_binary_layers_in_other_ways(target: str, families: list[Binary], seed: int) -> None:
     if families:
         cases = [family.case() for family in families]
-        built = check(cases, runnable(target), _BATCHES, choose=choose)
+        built = check(cases, runnable(target), _BATCHES, choose=_anyhow(seed))
         assert all(k.tuned for k in built.kernels if k.kind == "xnor-popcount")
+
+
+@on_every_target
+@rounds(1)
+@given(families=integers, seed=st.integers(0, 999))
+def test_integer_layers_in_other_ways(target: str, families: list[Integer], seed: int) -> None:
+    if families:
+        cases = [family.case() for family in families]
+        check(cases, runnable(target), _BATCHES, choose=_anyhow(seed))
 
 
 def _slide(kernel: int, padding: int) -> Slide:
@@ -89,6 +105,8 @@ _LONG_SUMS = [
     Binary(8191, (), (Layer(64, end="signs"),), low=0),
     Integer(40000, (), (Layer(33),)),
     Integer(512, (3, 3), (Layer(17, _slide(5, 2)),), qmin=-128, qmax=127),
+    Integer(40000, (), (Layer(33),), qmin=0, qmax=15, zero_point=3, planes=1),
+    Integer(512, (3, 3), (Layer(18, _slide(5, 2), 2, pad=-1),), qmin=-2, qmax=1, planes=1),
 ]
 
 
@@ -106,5 +124,5 @@ def test_sums_of_many_products_by_the_next_best_method(target: str) -> None:
         choices = choices_of(gm, group, machine)
         return next((c for c in choices if c.method != choices[0].method), choices[0])
 
-    longest = [_LONG_SUMS[0].case(), _LONG_SUMS[2].case()]
+    longest = [_LONG_SUMS[i].case() for i in (0, 2, -2, -1)]
     check(longest, runnable(target), (4,), choose=choose)
