@@ -17,7 +17,7 @@ from qcompile.errors import QCompileError
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from qcompile.api import compile, convert, prepare
+    from qcompile.api import compile, convert, from_exported, prepare
     from qcompile.ir.target import Target
     from qcompile.program import Program, load
     from qcompile.quant.recipe import Recipe
@@ -35,6 +35,7 @@ _HOME = {
     "compile": "qcompile.api",
     "convert": "qcompile.api",
     "load": "qcompile.program",
+    "from_exported": "qcompile.api",
     "prepare": "qcompile.api",
     "sensitivity": "qcompile.sensitivity_analysis",
     "verify": "qcompile.verification",
@@ -50,6 +51,7 @@ __all__ = [
     "VerifyReport",
     "compile",
     "convert",
+    "from_exported",
     "load",
     "prepare",
     "sensitivity",

@@ -18,14 +18,14 @@ from torch.nn.parameter import UninitializedParameter
 from torch.utils._pytree import tree_leaves
 
 from qcompile import pipelines
-from qcompile.calibration import calibrate
+from qcompile.calibration import calibrate, constant_note, needs_calibration
 from qcompile.errors import QCompileError
 from qcompile.ir.exported import graph_of
-from qcompile.ir.graph import stage_of, trace
+from qcompile.ir.graph import TensorSpec, stage_of, trace, verify
 from qcompile.ir.plan import LayerPlan
 from qcompile.ir.stages import Stage
 from qcompile.ir.target import Target
-from qcompile.ir.torch_ao import check_not_converted
+from qcompile.ir.torch_ao import check_not_converted, without_observers
 from qcompile.passes.base import AfterEach, run
 from qcompile.program import Program
 from qcompile.quant.observers import Observer
@@ -91,16 +91,16 @@ def traced(
             example inputs are not what it takes.
     """
     if isinstance(model, ExportedProgram):
-        return _exported(model, _examples(example_inputs))
+        return from_exported(model, example_inputs)
     if not isinstance(model, nn.Module):
         raise QCompileError(
             f"a {type(model).__name__} is no model", hint="pass a torch.nn.Module, not its class"
         )
     check_not_converted(model)
-    if isinstance(model, GraphModule) and "stage" in model.meta:
-        stage = stage_of(model).value
-        raise QCompileError(f"this model is {stage} already", hint="prepare takes a float model")
+    model = without_observers(model)
     inputs = _examples(example_inputs)
+    if isinstance(model, GraphModule) and "stage" in model.meta:
+        return _traced_already(model, inputs)
     _check_initialized(model)
     settled = _settled_arguments(model, len(inputs), concrete_args or {})
     graph = trace(model, inputs, concrete_args=settled, leaf_modules=leaf_modules)
@@ -109,12 +109,22 @@ def traced(
     return graph
 
 
-def _exported(program: ExportedProgram, inputs: tuple[Tensor, ...]) -> GraphModule:
+def from_exported(
+    program: ExportedProgram, example_inputs: Tensor | Sequence[Tensor]
+) -> GraphModule:
+    """The float network of an exported program, to be trained, evaluated, or prepared.
+
+    Its parameters are copies. Its batch is open, and `train()` and `eval()` decide about
+    Dropout and BatchNorm, whatever the program was exported for.
+
+    Raises:
+        QCompileError: the program has something that cannot be had, with its place.
+    """
+    inputs = _examples(example_inputs)
     graph = graph_of(program, inputs)
     # The shapes that it was exported for are the only ones that it can be called with.
-    original = program.example_inputs
-    values = tuple(tree_leaves(original)) if original is not None else inputs
-    arguments, settings = ((*inputs,), {}) if original is None else original
+    arguments, settings = program.example_inputs or (inputs, {})
+    values = tuple(tree_leaves((arguments, settings)))
     # With copies: a program in training mode changes the statistics of its BatchNorms.
     state = {name: value.clone() for name, value in program.state_dict.items()}
     with torch.no_grad(), torch.random.fork_rng(devices=()):
@@ -128,7 +138,20 @@ def _exported(program: ExportedProgram, inputs: tuple[Tensor, ...]) -> GraphModu
             "the graph of the exported program does not compute what the program does",
             hint="pass the model itself instead of the program",
         )
-    return graph
+    result = run(pipelines.read_passes(), graph).graph
+    return result
+
+
+def _traced_already(gm: GraphModule, inputs: tuple[Tensor, ...]) -> GraphModule:
+    """A copy of what `from_exported` gave, for these inputs."""
+    stage = stage_of(gm)
+    if stage is not Stage.TRACED:
+        what = f"this model is {stage.value} already"
+        raise QCompileError(what, hint="prepare takes a float model")
+    gm = copy.deepcopy(gm)
+    gm.meta["inputs"] = tuple(TensorSpec(tuple(x.shape), x.dtype) for x in inputs)
+    verify(gm)
+    return gm
 
 
 def convert(prepared: GraphModule, *, after_each: AfterEach | None = None) -> GraphModule:
@@ -166,6 +189,8 @@ def compile(
 ) -> Program:
     """Compile a converted model, or do everything that leads there from a float one.
 
+    Since nothing is trained here, the mode of the recipe is "static" where its fields do not say.
+
     Args:
         model: what `convert` gave; or a float network, which is prepared, calibrated and converted
             but not trained, so that one needs `example_inputs`.
@@ -173,8 +198,8 @@ def compile(
         target: "cpu" for this machine, "cpu:haswell" for another, "cpu:portable" for code for
             several in one program; or a Target.
         calibration: batches of real inputs, each a tensor or a tuple that begins with the inputs;
-            without it the example inputs have to do.
-        recipe, recipe_fields: a Recipe, or its fields: `bits=1`, `method="xnor"`, ...
+            without it the example inputs have to do. Modes "dynamic" and "weight-only" need none.
+        recipe, recipe_fields: a Recipe, or its fields: `bits=8`, `mode="dynamic"`, ...
         after_each: called with every pass and its result.
         step: entered around what takes long, with its title: once for each processor.
         tune: False gives every kernel its default, and reads no cache. True measures all ways to
@@ -205,10 +230,14 @@ def compile(
             hint="qcompile.compile(model, example_inputs, bits=1)",
         )
     prepared = prepare(model, example_inputs, _recipe(recipe, recipe_fields), after_each=after_each)
-    notes = _notes(prepared.meta["plans"], calibration is not None)
+    needed = needs_calibration(prepared)
+    if calibration is not None:
+        calibrate(prepared, calibration)
+    elif needed:
+        calibrate(prepared, [_examples(example_inputs)])
+    notes = _notes(prepared, guessed=needed and calibration is None)
     for note in notes:
         _log.warning(note)
-    calibrate(prepared, [_examples(example_inputs)] if calibration is None else calibration)
     converted = convert(prepared, after_each=after_each)
     return _compile_converted(converted, target, notes, after_each, step, tune)
 
@@ -245,23 +274,26 @@ def _recipe(recipe: Recipe | None, fields: Mapping[str, Any]) -> Recipe:
         raise QCompileError(
             f"compile has no argument {unknown[0]!r}", hint=f"of a recipe: {', '.join(known)}"
         )
-    return Recipe(**fields)
+    return Recipe(**{"mode": "static", **fields})
 
 
-def _notes(plans: Mapping[str, LayerPlan], calibrated: bool) -> tuple[str, ...]:
+def _notes(prepared: GraphModule, guessed: bool) -> tuple[str, ...]:
     """What the user of a model that was not trained should know."""
     notes = []
+    plans: Mapping[str, LayerPlan] = prepared.meta["plans"]
     bits = min((plan.weight_bits for plan in plans.values()), default=UNTRAINED_BITS + 1)
     if bits <= UNTRAINED_BITS:
         notes.append(
             f"its {bits}-bit weights are not trained: expect the accuracy of a guess, and train "
             "the prepared model to do better"
         )
-    if not calibrated:
+    if guessed:
         notes.append(
             "without calibration data, activation ranges and new BatchNorms are those of the "
             "example inputs alone"
         )
+    if constant := constant_note(prepared):
+        notes.append(constant)
     return tuple(notes)
 
 

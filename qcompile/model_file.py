@@ -2,7 +2,8 @@
 
 A model file is plain Python that defines
 
-    model                a torch.nn.Module, or build_model() that returns one
+    model                a torch.nn.Module, or a program of torch.export, which has its example inputs;
+                         or build_model() that returns one
     example_inputs       a tensor or a tuple of them, or input_shape, a tuple of sizes, batch first
     train(model, ...)    optional: trains the model in place; `epochs` and `progress` are passed if
                          it takes them, progress(done, total) moves a bar
@@ -31,7 +32,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.utils._pytree import tree_leaves
 
+from qcompile import api
 from qcompile.errors import QCompileError
 
 Inputs = tuple[Tensor, ...]
@@ -179,8 +183,12 @@ def read(spec: str, input_shape: Sequence[int] | None = None) -> ModelFile:
     module = _import(dotted) if attribute else _run(Path(spec))
     path = Path(module.__file__ or spec)
     model = _model(module, path, attribute)
-    examples = _examples(module, path, input_shape)
-    return ModelFile(attribute or path.stem, path, model, examples, module)
+    if isinstance(model, ExportedProgram):
+        examples = _examples_of(model) or _examples(module, path, input_shape)
+        network: nn.Module = api.from_exported(model, examples)
+    else:
+        examples, network = _examples(module, path, input_shape), model
+    return ModelFile(attribute or path.stem, path, network, examples, module)
 
 
 def _run(file: Path) -> ModuleType:
@@ -217,7 +225,7 @@ def _import(dotted: str) -> ModuleType:
         return importlib.import_module(dotted)
 
 
-def _model(module: ModuleType, path: Path, attribute: str) -> nn.Module:
+def _model(module: ModuleType, path: Path, attribute: str) -> nn.Module | ExportedProgram:
     name = attribute or next((n for n in ("model", "build_model") if hasattr(module, n)), "")
     if not name:
         raise QCompileError(
@@ -228,7 +236,7 @@ def _model(module: ModuleType, path: Path, attribute: str) -> nn.Module:
     if not hasattr(module, name):
         raise QCompileError(f"there is no {name!r} in {module.__name__}", where=str(path))
     value = getattr(module, name)
-    if isinstance(value, nn.Module):
+    if isinstance(value, (nn.Module, ExportedProgram)):
         return value
     if not callable(value) or (name == "model" and not inspect.isclass(value)):
         raise QCompileError(
@@ -240,11 +248,16 @@ def _model(module: ModuleType, path: Path, attribute: str) -> nn.Module:
         )
     with users_code(path, f"{name}()"):
         built = value()
-    if not isinstance(built, nn.Module):
+    if not isinstance(built, (nn.Module, ExportedProgram)):
         raise QCompileError(
             f"{name}() returns {_kind(built)}, not a torch.nn.Module", where=str(path)
         )
     return built
+
+
+def _examples_of(program: ExportedProgram) -> Inputs | None:
+    """What it was exported with, if it kept that: its inputs, whatever their structure."""
+    return None if program.example_inputs is None else _tensors(tree_leaves(program.example_inputs))
 
 
 def _examples(module: ModuleType, path: Path, input_shape: Sequence[int] | None) -> Inputs:

@@ -22,6 +22,7 @@ from qcompile.passes.insert_observers import InsertObservers
 from qcompile.passes.lower_binary_conv import LowerBinaryConv
 from qcompile.passes.lower_binary_linear import LowerBinaryLinear
 from qcompile.passes.merge_duplicates import MergeDuplicates
+from qcompile.passes.one_bit import Stays, never
 from qcompile.passes.read_exported import ReadExported
 from qcompile.passes.read_torch_ao import ReadTorchAo
 from qcompile.passes.remove_dropout import RemoveDropout
@@ -31,8 +32,8 @@ from qcompile.passes.unflatten_linear import UnflattenLinear
 from qcompile.quant.recipe import Recipe
 
 
-def prepare_passes(recipe: Recipe) -> tuple[Pass, ...]:
-    """Traced to prepared: what is trained."""
+def read_passes() -> tuple[Pass, ...]:
+    """Traced to traced: what the others know how to read."""
     return (
         # Observers and stubs stand between what the others look for.
         ReadTorchAo(),
@@ -40,6 +41,13 @@ def prepare_passes(recipe: Recipe) -> tuple[Pass, ...]:
         ReadExported(),
         # The others know one spelling of each operation.
         Canonicalize(),
+    )
+
+
+def prepare_passes(recipe: Recipe) -> tuple[Pass, ...]:
+    """Traced to prepared: what is trained."""
+    return (
+        *read_passes(),
         # The plan decides whom the following ones touch.
         ChooseQuantized(recipe),
         # Moves what stands in front of a layer, so before anything is put directly in front of it.
@@ -63,15 +71,19 @@ def convert_passes() -> tuple[Pass, ...]:
     )
 
 
-def lower_passes() -> tuple[Pass, ...]:
-    """Converted to lowered: packed bits, popcount, thresholds."""
+def lower_passes(stays: Stays = never) -> tuple[Pass, ...]:
+    """Converted to lowered: packed bits, popcount, thresholds.
+
+    Args:
+        stays: which layers of one-bit levels and weights are not packed.
+    """
     return (
         # Leaves a convolution in place of a linear layer, for all that follow.
         UnflattenLinear(),
         # Turns padding with 0 into padding with +1, the only one that lower-binary-conv can pack.
-        CorrectZeroPadding(),
-        LowerBinaryConv(),
-        LowerBinaryLinear(),
+        CorrectZeroPadding(stays),
+        LowerBinaryConv(stays),
+        LowerBinaryLinear(stays),
         DropClip(),
         # Two poolings of one value, before and behind its ReLU, are one for the next pass to see.
         SinkRelu(),
@@ -87,6 +99,12 @@ def lower_passes() -> tuple[Pass, ...]:
     )
 
 
-def lower(converted: GraphModule, after_each: AfterEach | None = None) -> GraphModule:
-    """The graph that is compiled: the same bits as `converted`, the same nodes at every call."""
-    return run(lower_passes(), converted, after_each).graph
+def lower(
+    converted: GraphModule, after_each: AfterEach | None = None, stays: Stays = never
+) -> GraphModule:
+    """The graph that is compiled: the same bits as `converted`, the same nodes at every call.
+
+    Args:
+        stays: as in `lower_passes`.
+    """
+    return run(lower_passes(stays), converted, after_each).graph

@@ -181,3 +181,14 @@ def test_what_no_function_of_torch_is_is_refused_by_its_name() -> None:
     program = torch.export.export(Function(lambda x: torch.cumsum(x, 1)), (IMAGE,))
     with pytest.raises(QCompileError, match=r"cumsum"):
         qcompile.prepare(program, IMAGE)
+
+
+def test_the_network_of_a_program_can_be_trained_and_prepared_again() -> None:
+    x = torch.randn(4, 3)
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Dropout()).eval()
+    network = qcompile.from_exported(torch.export.export(model, (x,)), x)
+    assert not network.training
+    torch.testing.assert_close(network(x), model(x), rtol=0, atol=0)
+    assert not torch.equal(network.train()(x), network(x))  # Dropout
+    prepared = qcompile.prepare(network.eval(), torch.randn(9, 3), Recipe(8))
+    assert torch.equal(prepared.get_parameter("0.weight"), network.get_parameter("0.weight"))
