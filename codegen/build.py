@@ -31,6 +31,7 @@ from qcompile.codegen.schedules.copy import copy
 from qcompile.codegen.schedules.cpu import kernel_of
 from qcompile.codegen.schedules.tile import Choice
 from qcompile.codegen.writer import Kernel
+from qcompile.constants import Constant
 from qcompile.errors import QCompileError
 from qcompile.ir.graph import stage_of, verify
 from qcompile.ir.stages import Stage
@@ -73,6 +74,7 @@ class KernelInfo:
         inputs: names of the nodes whose values it reads, in the order of its arguments.
         results: the values that it stores, in the order of its arguments.
         tuned: how it is computed, where that is not the default.
+        weights: what it reads as its layer's weights, if anything.
     """
 
     name: str
@@ -82,6 +84,7 @@ class KernelInfo:
     inputs: tuple[str, ...]
     results: tuple[Stored, ...]
     tuned: str = ""
+    weights: Constant | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,7 @@ class Built:
 
     Attributes:
         library: the bytes of the shared library.
+        constants: what it reads, in their order in memory (`qcompile.constants.expanded`).
         kernels: in the order in which they run. A result that is an input, or a view of one, is
             copied at the end: those copies are not listed.
         family: of processors that the code is for, as `platform.machine()` spells it on Linux.
@@ -102,6 +106,7 @@ class Built:
     """
 
     library: bytes
+    constants: tuple[Constant, ...]
     kernels: tuple[KernelInfo, ...]
     family: str
     arch: str
@@ -130,7 +135,7 @@ def build(gm: GraphModule, target: Target, choose: Choose = by_default) -> Built
     groups = form(gm)
     choices = [choose(gm, group, machine) for group in groups]
     placed = plan(gm, groups)
-    module, names = _module(gm, groups, choices, placed, machine)
+    module, steps, constants = _module(gm, groups, choices, placed, machine)
     with tvm.transform.PassContext(opt_level=3):
         library = tvm.tirx.build(module, machine.target, KERNELS)
     with tempfile.TemporaryDirectory(prefix="qcompile-") as folder:
@@ -139,21 +144,23 @@ def build(gm: GraphModule, target: Target, choose: Choose = by_default) -> Built
         code = path.read_bytes()
     kernels = tuple(
         KernelInfo(
-            name,
+            str(step.symbol.name_hint),
             tuple(n.name for n in g.nodes),
             str(g.anchor.meta.get("layer") or g.anchor.name),
             g.kind,
             tuple(n.name for n in g.inputs),
             tuple(_stored(n, placed) for n in g.results),
             str(choice or ""),
+            step.kernel.weights,
         )
-        for g, name, choice in zip(groups, names, choices, strict=True)
+        for g, step, choice in zip(groups, steps, choices, strict=True)
     )
     layouts = {
         n.name: layout_of(n) for n in gm.graph.nodes if n.op in ("placeholder", "call_function")
     }
     return Built(
         code,
+        constants,
         kernels,
         machine.family,
         machine.arch,
@@ -182,8 +189,8 @@ def _module(
     choices: Sequence[Choice | None],
     placed: Plan,
     machine: Machine,
-) -> tuple[Any, list[str]]:
-    """All functions of the library, and the name of each group's kernel."""
+) -> tuple[Any, list[Step], tuple[Constant, ...]]:
+    """All functions of the library, the call of each group's kernel, and the constants."""
     functions: dict[StructuralKey, GlobalVar] = {}
     module: dict[GlobalVar, Any] = {}
     named: Counter[str] = Counter()
@@ -210,5 +217,5 @@ def _module(
         steps.append(step("copy_result", copied, [source], [Place("output", number, size)]))
     inputs_ = [_value(node) for node in gm.graph.find_nodes(op="placeholder")]
     outputs = [_value(node) for node in returned(gm)]
-    module |= entry(steps, inputs_, outputs, placed.workspace, placed.samples, constants)
-    return tvm.IRModule(module), [str(s.symbol.name_hint) for s in steps[: len(groups)]]
+    module |= entry(steps, inputs_, outputs, placed.workspace, placed.samples)
+    return tvm.IRModule(module), steps[: len(groups)], tuple(constants.all)

@@ -1,40 +1,20 @@
-"""The constants of all kernels, as one piece of a library's read-only memory."""
+"""The constants of all kernels of a library, one after another in its caller's memory."""
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
-
-from qcompile.codegen.layout import ALIGNMENT
-
-_POINTERS = """
-@qcompile_data = internal constant [{size} x i8] c"{data}", align {alignment}
-define ptr @qcompile_constants() alwaysinline {{ ret ptr @qcompile_data }}
-define ptr @qcompile_pointer(i64 %x) alwaysinline {{
-  %p = inttoptr i64 %x to ptr
-  ret ptr %p
-}}
-"""
+from qcompile.constants import Constant, places
 
 
 class Constants:
-    """The constants of a library, in one piece; equal ones are there once."""
+    """The constants of a library; equal ones are there once."""
 
     def __init__(self) -> None:
-        self._data = bytearray()
-        self._offsets: dict[bytes, int] = {}
+        self._found: dict[object, int] = {}
+        self.all: list[Constant] = []
 
-    def add(self, value: np.ndarray[Any, Any]) -> int:
+    def add(self, constant: Constant) -> int:
         """Where a constant begins."""
-        data = value.tobytes()
-        if data not in self._offsets:
-            self._offsets[data] = len(self._data)
-            self._data += data + bytes(-len(data) % ALIGNMENT)
-        return self._offsets[data]
-
-    def code(self) -> str:
-        """They, and functions that give pointers, in LLVM's language."""
-        data = bytes(self._data) or bytes(1)
-        text = "\\" + data.hex("\\")
-        return _POINTERS.format(size=len(data), data=text, alignment=ALIGNMENT)
+        number = self._found.setdefault(constant.key, len(self.all))
+        if number == len(self.all):
+            self.all.append(constant)
+        return places([c.form.nbytes for c in self.all[:number]])[-1]

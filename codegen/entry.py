@@ -1,8 +1,10 @@
-"""The library's one function, which runs all kernels: `run(*inputs, *outputs, workspace, threads, only)`.
+"""The library's one function, which runs all kernels:
+`run(*inputs, *outputs, workspace, constants, threads, only)`.
 
 Inputs and outputs are tensors of the caller, of any alignment, whose shapes and dtypes are checked
-here; `workspace` is the address of `threads` workspaces, one after another. If `only` is not
-negative, that kernel runs alone, on at most `samples` samples: so the values of each can be seen.
+here; `workspace` is the address of `threads` workspaces, one after another, `constants` that of what
+kernels read. If `only` is not negative, that kernel runs alone, on at most `samples` samples: so the
+values of each can be seen.
 
 threads share   samples   as long as there is one for each: each runs all kernels on its own
                 tasks     of each kernel, for the samples that are left; a barrier between two kernels
@@ -21,11 +23,18 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as tb
 
 from qcompile.codegen import expr as e
-from qcompile.codegen.constants import Constants
 from qcompile.codegen.expr import Expr
-from qcompile.codegen.layout import ALIGNMENT
 from qcompile.codegen.plan import Place
 from qcompile.codegen.writer import Kernel
+from qcompile.constants import ALIGNMENT
+
+# An address as a pointer, in LLVM's language.
+_POINTER = """
+define ptr @qcompile_pointer(i64 %x) alwaysinline {
+  %p = inttoptr i64 %x to ptr
+  ret ptr %p
+}
+"""
 
 # Scalar operations that are worth another thread: of all samples, if each thread takes some; of those
 # that are left, if threads meet after every kernel; of such a kernel. (2^18 are some 8 us.)
@@ -56,7 +65,6 @@ def entry(
     outputs: Values,
     workspace: int,
     samples: int,
-    constants: Constants,
 ) -> dict[GlobalVar, Any]:
     """The functions that call kernels; the one named `run` is exported.
 
@@ -69,15 +77,14 @@ def entry(
     functions = {program.serial: program.in_parts(), program.single: program.one_kernel()}
     if program.pays:
         functions[program.shared] = program.with_barriers()
-    run = program.run(inputs, outputs, constants.code())
-    return {**functions, GlobalVar("run"): run}
+    return {**functions, GlobalVar("run"): program.run(inputs, outputs)}
 
 
 def alone(kernel: Kernel, name: str, inputs: Values, outputs: Values) -> dict[GlobalVar, Any]:
     """A kernel as a function `name(*inputs, *constants, *outputs, threads)` of aligned tensors."""
     symbol, n = GlobalVar(f"{name}.0"), tirx.Var("n", "int64")
     shapes = [((n, *shape), dtype) for shape, dtype in inputs]
-    shapes += [(value.shape, str(value.dtype)) for value in kernel.constants]
+    shapes += [((value.form.size,), value.dtype) for value in kernel.constants]
     shapes += [((n, *shape), dtype) for shape, dtype in outputs]
     with IRBuilder() as ib, tb.prim_func(s_tir=True):
         tb.func_name(name)
@@ -183,7 +190,7 @@ class _Program:
             body(_Pointers(pointers, self._inputs, self._workspace), *values)
         return tirx.PrimFunc([*pointers, *values], ib.get().body, ret_type=PrimType("int32"))
 
-    def run(self, inputs: Values, outputs: Values, code: str) -> Any:
+    def run(self, inputs: Values, outputs: Values) -> Any:
         """The function that the program calls."""
         n = tirx.Var("n", "int64")
         with IRBuilder() as ib, tb.prim_func(s_tir=True):
@@ -194,13 +201,15 @@ class _Program:
                     align = np.dtype(dtype).itemsize
                     buffer = tb.buffer((n, *shape), dtype, align=align)
                     pointers.append(tb.arg(f"{name}{i}", buffer).data)
-            address, threads, only = (
-                tb.arg(name, tirx.Var(name, "int64")) for name in ("workspace", "threads", "only")
+            *addresses, threads, only = (
+                tb.arg(name, tirx.Var(name, "int64"))
+                for name in ("workspace", "constants", "threads", "only")
             )
-            with tb.attr(0, "pragma_import_llvm", code):
-                workspace = tb.Bind(tirx.call_pure_extern("handle", "qcompile_pointer", address))
-                constants = tb.Bind(tirx.call_pure_extern("handle", "qcompile_constants"))
-                at = _Pointers([*pointers, workspace, constants], len(inputs), self._workspace)
+            with tb.attr(0, "pragma_import_llvm", _POINTER):
+                for address in addresses:
+                    pointer = tirx.call_pure_extern("handle", "qcompile_pointer", address)
+                    pointers.append(tb.Bind(pointer))
+                at = _Pointers(pointers, len(inputs), self._workspace)
                 with tb.If(only >= 0):
                     with tb.Then():
                         self._then(self.single, at, only, n)

@@ -22,8 +22,6 @@ from qcompile.ir.graph import calls, propagate, spec, where
 _dialect = torch.ops.qcompile
 _aten = torch.ops.aten
 
-ALIGNMENT = 64  # bytes, of constants and of what lies between kernels
-
 DTYPES = {
     torch.float32: "float32",
     torch.int8: "int8",

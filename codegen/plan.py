@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from torch.fx import GraphModule, Node
 
 from qcompile.codegen.groups import Group, whole
-from qcompile.codegen.layout import ALIGNMENT, layout_of
+from qcompile.codegen.layout import layout_of
+from qcompile.constants import ALIGNMENT
 from qcompile.errors import QCompileError
 from qcompile.ir.graph import where
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
@@ -23,8 +22,9 @@ from tvm.tirx.script import builder as tb
 from qcompile.codegen import expr as e
 from qcompile.codegen.expr import Expr
 from qcompile.codegen.groups import BITPACK, Group
-from qcompile.codegen.layout import ALIGNMENT, DTYPES, Layout, is_outside, layout_of
+from qcompile.codegen.layout import DTYPES, Layout, is_outside, layout_of
 from qcompile.codegen.machine import Machine
+from qcompile.constants import ALIGNMENT, Constant
 from qcompile.errors import QCompileError
 from qcompile.ir.graph import constant_of, where
 from qcompile.ir.ops import WORD
@@ -90,11 +90,13 @@ class Kernel:
         function: gives 0, or -1 where there is no memory.
         constants: the values after the inputs.
         work: about how many scalar operations a sample takes.
+        weights: the constant that is a layer's weights, if there is one.
     """
 
     function: Any
-    constants: tuple[np.ndarray[Any, Any], ...]
+    constants: tuple[Constant, ...]
     work: int
+    weights: Constant | None = None
 
 
 class Writer:
@@ -120,7 +122,8 @@ class Writer:
         self.anchor: Callable[[Point], Expr] | None = None
         self.anchored = group.anchor
         self._flat = False
-        self._constants: dict[object, tuple[Parameter, Tensor]] = {}
+        self._constants: dict[object, tuple[Parameter, Constant]] = {}
+        self._weights: Constant | None = None
         self._scalars: dict[float, int] = {}
         self._scalar_table: Parameter | None = None
         self._known: dict[tuple[Node, int], tuple[Point, Expr]] | None = None
@@ -146,14 +149,18 @@ class Writer:
         assert value is not None, f"{node} is no constant"
         return value.detach()
 
-    def buffer(self, value: Tensor) -> Any:
+    def buffer(self, value: Tensor | Constant) -> Any:
         """A parameter that holds a constant, flat; the same for the same values."""
-        value = value.contiguous()
-        key = (value.dtype, value.numel(), value.numpy().tobytes())
-        if key not in self._constants:
-            parameter = Parameter(DTYPES[value.dtype], max(value.numel(), 1))
-            self._constants[key] = (parameter, value.reshape(-1))
-        return self._constants[key][0].buffer
+        constant = value if isinstance(value, Constant) else constant_from(value)
+        if constant.key not in self._constants:
+            parameter = Parameter(constant.dtype, max(constant.form.size, 1))
+            self._constants[constant.key] = (parameter, constant)
+        return self._constants[constant.key][0].buffer
+
+    def weights(self, value: Constant) -> Any:
+        """The same of a layer's weights."""
+        self._weights = value
+        return self.buffer(value)
 
     def constant(self, value: Tensor, index: Expr) -> Expr:
         return self.buffer(value)[index]
@@ -252,13 +259,19 @@ class Writer:
         if self._scalar_table is not None:
             table = torch.zeros(_SCALARS)
             table[: len(self._scalars)] = torch.tensor(list(self._scalars), dtype=torch.float32)
-            self._constants["scalars"] = (self._scalar_table, table)
+            self._constants["scalars"] = (self._scalar_table, constant_from(table))
         constants = list(self._constants.values())
         order = [parameters[node] for node in group.inputs]
         order += [parameter for parameter, _ in constants]
         order += [parameters[node] for node in group.results]
         function = function_of(order, self._counts, ib.get().body)
-        return Kernel(function, tuple(v.numpy() for _, v in constants), self.work)
+        values = tuple(constant for _, constant in constants)
+        return Kernel(function, values, self.work, self._weights)
+
+
+def constant_from(value: Tensor) -> Constant:
+    """A constant of these values, flat."""
+    return Constant(value.detach().contiguous().numpy().reshape(-1))
 
 
 class Parameter:

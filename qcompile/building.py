@@ -11,10 +11,11 @@ from torch.fx import GraphModule, Node
 import qcompile
 from qcompile.codegen.build import Built, Choose, build, by_default
 from qcompile.fingerprint import fingerprint
-from qcompile.ir.graph import TensorSpec, calls, constant_of, spec
+from qcompile.ir.graph import TensorSpec, calls, spec
 from qcompile.ir.plan import LayerPlan
 from qcompile.ir.stages import aten, dialect
 from qcompile.ir.target import Target
+from qcompile.palettes import stored
 from qcompile.program import Program
 from qcompile.program_file import pack
 from qcompile.program_info import KernelInfo, LayerInfo, ProgramInfo, StoredInfo, ValueInfo, Variant
@@ -49,26 +50,23 @@ def build_program(
     Raises:
         QCompileError: an op that the target has no kernel for.
     """
-    variants, libraries = [], []
+    made = []
     for one in target.variants():
         with step(f"compile for {one}"):
-            built = build(lowered, one, choose)
-        variants.append(_variant(built))
-        libraries.append(built.library)
-    kernels = variants[0].kernels
+            made.append(build(lowered, one, choose))
     info = ProgramInfo(
         model=converted.meta.get("model", "model"),
         target=str(target),
-        variants=tuple(variants),
+        variants=tuple(map(_variant, made)),
         inputs=_inputs(lowered),
         outputs=_outputs(lowered),
         returns_tuple=isinstance(_result(lowered), tuple),
-        layers=tuple(_layer(lowered, p, kernels) for p in converted.meta.get("plans", {}).values()),
+        layers=tuple(_layer(lowered, p, made[0]) for p in converted.meta.get("plans", {}).values()),
         fingerprint=fingerprint(converted),
         notes=notes,
         versions=_versions(),
     )
-    return Program(pack(info, libraries))
+    return Program(pack(info, [b.library for b in made], [b.constants for b in made]))
 
 
 def _variant(built: Built) -> Variant:
@@ -108,12 +106,12 @@ def _outputs(gm: GraphModule) -> tuple[ValueInfo, ...]:
     return tuple(_value(f"output{i}", spec(node)) for i, node in enumerate(result))
 
 
-def _layer(gm: GraphModule, plan: LayerPlan, kernels: tuple[KernelInfo, ...]) -> LayerInfo:
+def _layer(gm: GraphModule, plan: LayerPlan, built: Built) -> LayerInfo:
     product = _product(gm, plan.layer)
-    weight = None if product is None else constant_of(gm, product.args[1])  # type: ignore[arg-type]
-    kind = next((k.kind for k in kernels if product is not None and product.name in k.nodes), "")
-    # A layer whose result nobody needs has no weights left.
-    after = 0 if weight is None else weight.numel() * weight.element_size()
+    # A layer whose result nobody needs has no product left, and no weights.
+    kernels = [k for k in built.kernels if product is not None and product.name in k.nodes]
+    kind = next((k.kind for k in kernels), "")
+    after = sum(stored(k.weights.values).nbytes for k in kernels if k.weights is not None)
     declined = gm.meta.get("declined", {}).get(plan.layer, "")
     return LayerInfo(
         layer=plan.layer,

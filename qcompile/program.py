@@ -8,9 +8,9 @@ from functools import partial
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qcompile.arguments import Arguments
+from qcompile.constants import Bytes, Constant
 from qcompile.errors import QCompileError
 from qcompile.files import PathLike, read, write
 from qcompile.machine import choose, runnable
@@ -19,7 +19,6 @@ from qcompile.program_info import KernelInfo, ProgramInfo, Variant
 from qcompile.program_summary import Summary
 from qcompile.runtime import Library, cores, default_threads, use_threads
 
-Bytes = NDArray[np.uint8]
 _ALL = -1  # kernels, for `run`
 
 
@@ -63,7 +62,7 @@ class Program:
         if threads > 1:
             use_threads(threads)
         results = self._arguments.call(
-            library.run, inputs, library.workspace(threads), threads, _ALL
+            library.run, inputs, library.workspace(threads), library.constants, threads, _ALL
         )
         return tuple(results) if self.info.returns_tuple else results[0]
 
@@ -88,10 +87,12 @@ class Program:
                 hint=f"pass at most {variant.samples}, the variant's `samples`",
             )
         outputs = [np.empty((size, *value.shape), value.dtype) for value in self.info.outputs]
-        memory = [library.memory(), *(y.view(np.uint8).reshape(-1) for y in outputs)]
+        workspace = library.memory()
+        address = workspace.ctypes.data
+        memory = [workspace, *(y.view(np.uint8).reshape(-1) for y in outputs)]
 
         def run(number: int) -> dict[str, Bytes]:
-            library.run(*arguments, *outputs, library.workspace(1), 1, number)
+            library.run(*arguments, *outputs, address, library.constants, 1, number)
             stored = variant.kernels[number].results
             places = ((memory[v.output + 1][v.offset :], v) for v in stored)
             return {v.node: m[: size * v.size].reshape(size, v.size) for m, v in places}
@@ -108,7 +109,9 @@ class Program:
         """
         with self._lock:
             if self._loaded is None:
-                self._loaded = Library(self.library_bytes, self.variant.workspace)
+                variant, archive = self.variant, self._archive
+                code, constants = archive.library(variant), archive.memory(variant)
+                self._loaded = Library(code, variant.workspace, constants)
         return self._loaded
 
     @property
@@ -147,6 +150,11 @@ class Program:
     def library_bytes(self) -> bytes:
         """The chosen variant's library, unpacked."""
         return self._archive.library(self.variant)
+
+    @property
+    def constants(self) -> tuple[Constant, ...]:
+        """What the chosen variant's library reads, unpacked."""
+        return self._archive.constants(self.variant)
 
     @property
     def size(self) -> int:

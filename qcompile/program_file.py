@@ -1,6 +1,6 @@
-"""The file of a program: a zip archive of `program.json` and a library for each variant.
+"""The file of a program: a zip archive of `program.json`, the constants, a library for each variant.
 
-The same libraries and info always give the same bytes, so the size of the file is known before it
+The same libraries, constants and info always give the same bytes, so the size of the file is known before it
 is written.
 """
 
@@ -14,21 +14,32 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
+from qcompile.constants import Bytes, Constant, ConstantError, expanded
 from qcompile.errors import QCompileError
-from qcompile.program_info import InfoError, ProgramInfo, Variant, from_json, to_json
+from qcompile.program_constants import Arrays, Placed, gathered
+from qcompile.program_info import (
+    InfoError,
+    ProgramInfo,
+    Variant,
+    dataclass_from_json,
+    from_json,
+    to_json,
+)
 
 FORMAT = "qcompile program"
-VERSION = 3
+VERSION = 4
 SUFFIX = ".qcp"
 
 _JSON = "program.json"
+_CONSTANTS = "constants"
 _START = b"PK\x03\x04"
 _END = b"PK\x05\x06"  # the last record of an archive without a comment, 22 bytes
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest that zip knows
 _MAX_JSON = 64 << 20
-_MAX_LIBRARY = 8 << 30
+_MAX_MEMBER = 8 << 30
 _MAX_RATIO = 200  # how much larger than packed a member of more than _FREE_RATIO bytes may be
 _FREE_RATIO = 256 << 20
 # What zipfile raises on bytes that are no archive, or one that it cannot read.
@@ -45,17 +56,52 @@ _ZIP_ERRORS = (
 
 
 @dataclass(frozen=True)
-class _Member:
-    """A library in the archive, and what program.json says of it."""
+class _Library:
+    """A library in the archive, and what program.json says of it.
+
+    Attributes:
+        memory: bytes of its constants, as it reads them.
+    """
 
     name: str
     size: int
     sha256: str
+    memory: int
+    constants: tuple[Placed, ...]
+
+
+@dataclass(frozen=True)
+class _Contents:
+    """What program.json says of the other members, in their order: the constants, the libraries."""
+
+    constants: Arrays
+    libraries: tuple[_Library, ...]
+
+    @property
+    def members(self) -> list[tuple[str, int, str]]:
+        """Names, sizes, SHA-256 of what they hold."""
+        one = (_CONSTANTS, self.constants.size, self.constants.sha256)
+        return [one, *((m.name, m.size, m.sha256) for m in self.libraries)]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes of a program's file.
+
+    Attributes:
+        code: of each library, as it is packed.
+        constants: as they are packed.
+        rest: `program.json`, and the archive's own.
+    """
+
+    code: tuple[int, ...]
+    constants: int
+    rest: int
 
 
 @dataclass(frozen=True)
 class Archive:
-    """A program's file: what it says of itself, and libraries that are unpacked when asked for.
+    """A program's file: what it says of itself; all else is unpacked when asked for.
 
     Attributes:
         info: about the program.
@@ -66,7 +112,7 @@ class Archive:
     info: ProgramInfo
     data: bytes = field(repr=False)
     where: str | None
-    _members: tuple[_Member, ...] = field(repr=False)
+    _contents: _Contents = field(repr=False)
 
     def library(self, variant: Variant) -> bytes:
         """The shared object of one of the info's variants; the others stay packed.
@@ -74,39 +120,87 @@ class Archive:
         Raises:
             QCompileError: it is not the one that was saved.
         """
-        member = self._members[self.info.variants.index(variant)]
+        library = self._library(variant)
+        return self._member(library.name, library.sha256)
+
+    def constants(self, variant: Variant) -> tuple[Constant, ...]:
+        """What one of the libraries reads.
+
+        Raises:
+            QCompileError: the constants are not those that were saved.
+        """
+        arrays = self._contents.constants
+        data = self._member(_CONSTANTS, arrays.sha256)
+        try:
+            return arrays.restored(data, self._library(variant).constants)
+        except ConstantError as error:
+            what = f"{_CONSTANTS} is damaged ({error})"
+            raise QCompileError(what, where=self.where, hint=_AGAIN) from error
+
+    def memory(self, variant: Variant) -> Bytes:
+        """The same as it reads them: read-only, of the size that program.json says.
+
+        Raises:
+            QCompileError: the constants are not those that were saved.
+        """
+        return expanded(self.constants(variant))
+
+    @cached_property
+    def sizes(self) -> Sizes:
+        """What takes how many bytes of the file; the variants' code in their order."""
         with _opened(self.data, self.where) as archive:
-            library = archive.read(member.name)
-        if hashlib.sha256(library).hexdigest() != member.sha256:
-            what = f"{member.name} is not the one that was saved: its SHA-256 differs"
+            constants, *code = (
+                archive.getinfo(name).compress_size for name, _, _ in self._contents.members
+            )
+        return Sizes(tuple(code), constants, len(self.data) - constants - sum(code))
+
+    def _library(self, variant: Variant) -> _Library:
+        return self._contents.libraries[self.info.variants.index(variant)]
+
+    def _member(self, name: str, sha256: str) -> bytes:
+        with _opened(self.data, self.where) as archive:
+            data = archive.read(name)
+        if hashlib.sha256(data).hexdigest() != sha256:
+            what = f"{name} is not the one that was saved: its SHA-256 differs"
             raise QCompileError(what, where=self.where, hint=_AGAIN)
-        return library
-
-    def packed_size(self, variant: Variant) -> int:
-        """How many bytes of the file are this variant's library."""
-        member = self._members[self.info.variants.index(variant)]
-        with _opened(self.data, self.where) as archive:
-            return archive.getinfo(member.name).compress_size
+        return data
 
 
-def pack(info: ProgramInfo, libraries: Sequence[bytes]) -> Archive:
-    """The file of a program; one library for each variant of its info, in their order."""
+def pack(
+    info: ProgramInfo,
+    libraries: Sequence[bytes],
+    constants: Sequence[Sequence[Constant]] | None = None,
+) -> Archive:
+    """The file of a program.
+
+    Args:
+        libraries: one for each variant of its info, in their order.
+        constants: what each of them reads; None means nothing.
+    """
+    arrays, data, placed = gathered(constants or [()] * len(libraries))
     members = tuple(
-        _Member(_member_name(variant), len(library), hashlib.sha256(library).hexdigest())
-        for variant, library in zip(info.variants, libraries, strict=True)
+        _Library(
+            _member_name(variant),
+            len(library),
+            hashlib.sha256(library).hexdigest(),
+            arrays.memory(own),
+            own,
+        )
+        for variant, library, own in zip(info.variants, libraries, placed, strict=True)
     )
-    body = {"info": to_json(info), "libraries": [asdict(member) for member in members]}
+    contents = _Contents(arrays, members)
+    body = {"info": to_json(info), **asdict(contents)}
     head = {"format": FORMAT, "version": VERSION, "sha256": _digest(body), **body}
-    contents = [(_JSON, _json(head))]
-    contents += [(m.name, library) for m, library in zip(members, libraries, strict=True)]
+    parts = [(_JSON, _json(head)), (_CONSTANTS, data)]
+    parts += [(m.name, library) for m, library in zip(members, libraries, strict=True)]
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        for name, data in contents:
+        for name, data in parts:
             entry = zipfile.ZipInfo(name, _EPOCH)
             entry.create_system = 3  # Unix, whatever this is
             entry.external_attr = 0o644 << 16
             archive.writestr(entry, data, zipfile.ZIP_DEFLATED, 6)
-    return Archive(info, buffer.getvalue(), None, members)
+    return Archive(info, buffer.getvalue(), None, contents)
 
 
 def _member_name(variant: Variant) -> str:
@@ -126,7 +220,7 @@ def _digest(body: Mapping[str, Any]) -> str:
 
 
 def unpack(data: bytes, where: str) -> Archive:
-    """The inverse of `pack`; all but the libraries' content is checked, and nothing of it runs.
+    """The inverse of `pack`; all but what other members hold is checked, and nothing of it runs.
 
     Raises:
         QCompileError: the bytes are no program, or were changed; `where` is the file's name.
@@ -140,8 +234,8 @@ def unpack(data: bytes, where: str) -> Archive:
             "the file is truncated, or something was added to it", where=where, hint=_AGAIN
         )
     with _opened(data, where) as archive:
-        info, members = _read(archive, where)
-    return Archive(info, data, where, members)
+        info, contents = _read(archive, where)
+    return Archive(info, data, where, contents)
 
 
 _AGAIN = "save the program again, or copy the file again"
@@ -158,7 +252,7 @@ def _opened(data: bytes, where: str | None) -> Iterator[zipfile.ZipFile]:
         raise QCompileError(what, where=where, hint=_AGAIN) from error
 
 
-def _read(archive: zipfile.ZipFile, where: str) -> tuple[ProgramInfo, tuple[_Member, ...]]:
+def _read(archive: zipfile.ZipFile, where: str) -> tuple[ProgramInfo, _Contents]:
     entries = archive.infolist()
     names = [entry.filename for entry in entries]
     if names.count(_JSON) != 1:
@@ -168,31 +262,38 @@ def _read(archive: zipfile.ZipFile, where: str) -> tuple[ProgramInfo, tuple[_Mem
     _check_size(entry, _MAX_JSON, where)
     head = _head(archive.read(entry), where)
     try:
-        info, members = _body(head)
-    except (InfoError, KeyError, TypeError) as error:
+        info, contents = _body(head)
+    except (InfoError, ConstantError, KeyError, TypeError) as error:
         what = f"{_JSON} is damaged ({error})"
         raise QCompileError(what, where=where, hint=_AGAIN) from error
-    expected = [_JSON, *(member.name for member in members)]
+    expected = [_JSON, *(name for name, _, _ in contents.members)]
     if names != expected:
         what = f"the archive holds {', '.join(names)} instead of {', '.join(expected)}"
         raise QCompileError(what, where=where, hint=_AGAIN)
-    for entry, member in zip(entries[1:], members, strict=True):
-        _check_size(entry, _MAX_LIBRARY, where)
-        if entry.file_size != member.size:
-            what = f"{member.name} is not the one that was saved: it has another size"
+    for entry, (name, size, _) in zip(entries[1:], contents.members, strict=True):
+        _check_size(entry, _MAX_MEMBER, where)
+        if entry.file_size != size:
+            what = f"{name} is not the one that was saved: it has another size"
             raise QCompileError(what, where=where, hint=_AGAIN)
-    return info, members
+    return info, contents
 
 
-def _body(head: dict[str, Any]) -> tuple[ProgramInfo, tuple[_Member, ...]]:
-    body = {name: head[name] for name in ("info", "libraries")}
+def _body(head: dict[str, Any]) -> tuple[ProgramInfo, _Contents]:
+    body = {name: head[name] for name in ("info", "constants", "libraries")}
     if head["sha256"] != _digest(body):
         raise InfoError("its SHA-256 differs")
     info = from_json(head["info"])
-    members = tuple(_Member(**library) for library in head["libraries"])
-    if [member.name for member in members] != [_member_name(v) for v in info.variants]:
+    parts = {name: head[name] for name in ("constants", "libraries")}
+    contents = dataclass_from_json(_Contents, parts, "file")
+    libraries = contents.libraries
+    if [library.name for library in libraries] != [_member_name(v) for v in info.variants]:
         raise InfoError("its libraries are not those of its variants")
-    return info, members
+    contents.constants.check()
+    for library in libraries:
+        size = contents.constants.memory(library.constants)
+        if size != library.memory:
+            raise InfoError(f"{library.name} has {size} bytes of constants, not {library.memory}")
+    return info, contents
 
 
 def _check_size(entry: zipfile.ZipInfo, limit: int, where: str) -> None:

@@ -108,7 +108,7 @@ class LayerInfo:
         weight_bits, activation_bits: 1 to 8, or 32 for float.
         weights: how many weights it has.
         bytes_before: of the float weights.
-        bytes_after: of the packed weights in the library.
+        bytes_after: of the packed weights, as the program's file stores them.
         kernel: what computes it ("xnor", "int8", "float", ...).
         reason: why it is not at the bits that were asked for, or "".
     """

@@ -12,11 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from qcompile.constants import ALIGNMENT, Bytes, aligned
 from qcompile.errors import QCompileError
-
-ALIGNMENT = 64  # bytes, of workspaces
 
 _SHARE_ALL_CORES = -3  # affinity mode of runtime.config_threadpool
 
@@ -116,15 +113,17 @@ class Library:
     """A loaded library.
 
     Attributes:
-        run: its function, `run(*inputs, *outputs, workspace, threads, only)`; any number of threads
-            may call it at once, each with a workspace of its own.
+        run: its function, `run(*inputs, *outputs, workspace, constants, threads, only)`; any number
+            of threads may call it at once, each with a workspace of its own.
+        constants: the address of what it reads.
     """
 
-    def __init__(self, code: bytes, workspace: int) -> None:
+    def __init__(self, code: bytes, workspace: int, constants: Bytes) -> None:
         """Load a library.
 
         Args:
             workspace: bytes that each thread of a call needs.
+            constants: what it reads, see `qcompile.constants.expanded`.
 
         Raises:
             QCompileError: TVM's runtime is missing, or the library cannot be loaded.
@@ -133,21 +132,20 @@ class Library:
         self.run: Callable[..., None] = self._module["run"]
         self._size = workspace
         self._own = _Workspace()
+        self._constants = constants  # they live as long as the code
+        self.constants: int = constants.ctypes.data
 
     def workspace(self, threads: int) -> int:
         """The address of so many workspaces, for this thread's calls alone."""
         own = self._own
         if own.threads < threads:
-            memory = np.empty(threads * self._size + ALIGNMENT, np.uint8)
-            first = -memory.ctypes.data % ALIGNMENT
-            own.memory, own.address = memory[first:], memory.ctypes.data + first
-            own.threads = threads
+            own.memory = self.memory(threads)
+            own.address, own.threads = own.memory.ctypes.data, threads
         return own.address
 
-    def memory(self) -> Any:
-        """The first of this thread's workspaces, uint8."""
-        self.workspace(1)
-        return self._own.memory
+    def memory(self, threads: int = 1) -> Bytes:
+        """So many workspaces that nothing else uses."""
+        return aligned(max(threads * self._size, ALIGNMENT))
 
 
 class _Workspace(threading.local):

@@ -158,9 +158,9 @@ def _variants(archive: Archive) -> Table:
     table.add_column("tuned kernels", justify="right")
     table.add_column("here")
     chosen = next(iter(runnable(archive.info)), None)
-    for variant in archive.info.variants:
+    for variant, code in zip(archive.info.variants, archive.sizes.code, strict=True):
         here = obstacle(variant) or ("used" if variant is chosen else "would run")
-        size = f"{archive.packed_size(variant):,}"
+        size = f"{code:,}"
         tuned = str(sum(bool(kernel.tuned) for kernel in variant.kernels))
         table.add_row(*map(Text, (variant.arch, variant.machine, size, tuned, here)))
     return table

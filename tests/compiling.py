@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 
 from qcompile.codegen.build import Built, Choose, build, by_default
+from qcompile.constants import expanded
 from qcompile.ir.graph import propagate, trace, verify
 from qcompile.ir.stages import Stage
 from qcompile.ir.target import Target
@@ -138,13 +139,15 @@ def joined(cases: Sequence[Case]) -> GraphModule:
 
 def load(built: Built) -> Run:
     """What runs a library in this process: from inputs to the values that the graph returns."""
-    library, threads = Library(built.library, built.workspace), default_threads()
+    library = Library(built.library, built.workspace, expanded(built.constants))
+    threads = default_threads()
 
     def run(inputs: Sequence[Tensor]) -> list[Tensor]:
         use_threads(threads)
         size = inputs[0].shape[0]
         results = [torch.empty(size, *s, dtype=getattr(torch, d)) for s, d in built.outputs]
-        library.run(*inputs, *results, library.workspace(threads), threads, -1)
+        addresses = (library.workspace(threads), library.constants)
+        library.run(*inputs, *results, *addresses, threads, -1)
         return results
 
     return run

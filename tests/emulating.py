@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from qcompile.codegen.build import Built
+from qcompile.constants import expanded
 
 _SOURCE = Path(__file__).parent / "codegen" / "run_library.c"
 _COMPILER, _EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
@@ -78,10 +79,10 @@ class _Request:
         head = (storage, _CODES[kind], int(dtype[len(kind) :]), len(shape), *shape)
         self._tensors.append(struct.pack(f"<{len(head)}q", *head))
 
-    def data(self, workspace: int, threads: int) -> bytes:
+    def data(self, workspace: int, constants: int, threads: int) -> bytes:
         parts = (self._storages, self._tensors)
         lists = b"".join(struct.pack("<q", len(part)) + b"".join(part) for part in parts)
-        return lists + struct.pack("<qq", workspace, threads)
+        return lists + struct.pack("<qqq", workspace, constants, threads)
 
 
 def emulated(_: GraphModule, built: Built) -> Run:
@@ -97,7 +98,8 @@ def emulated(_: GraphModule, built: Built) -> Run:
             storage = request.store(bytes([_POISON]) * size, returned=True)
             request.tensor(storage, dtype, (batch, *shape))
         workspace = request.store(bytes([_POISON]) * built.workspace * _THREADS)
-        written = _emulate(built, request.data(workspace, _THREADS))
+        constants = request.store(expanded(built.constants).tobytes())
+        written = _emulate(built, request.data(workspace, constants, _THREADS))
         results, at = [], 0
         for shape, dtype in built.outputs:
             count = batch * math.prod(shape)

@@ -13,7 +13,7 @@ from qcompile.passes import PASSES
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("ir", "quant", "zoo", "passes", "codegen")
 # Beside itself and what is for ALL, a room may import these; the driver, all.
-ALL = ("errors", "cpuinfo")
+ALL = ("constants", "cpuinfo", "errors")
 MAY_IMPORT = {
     "ir": set(),
     "quant": {"ir"},

@@ -13,6 +13,7 @@ from tvm.tirx.script import builder as tb
 from qcompile.codegen import expr as e
 from qcompile.codegen.expr import Expr
 from qcompile.codegen.writer import Point, Writer
+from qcompile.constants import Constant
 
 T = TypeVar("T")
 Load = Callable[[int, int], Expr]
@@ -120,7 +121,7 @@ class Dot:
         """Sums of 0, in registers from here on."""
         return Sums(self, lanes, pixels, vectors)
 
-    def pack(self, weight: Tensor) -> Tensor:
+    def pack(self, weight: Constant) -> Constant:
         """Arrange `[groups, vectors, taps, steps, lanes, unit]` as the steps read it.
 
         What a step reads of a vector, the last two dimensions, stays in its place; its size may be

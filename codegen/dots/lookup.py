@@ -19,6 +19,7 @@ from qcompile.codegen.dots.floats import Load, LoadWeight, Register, Sums
 from qcompile.codegen.dots.signs import XnorDot
 from qcompile.codegen.expr import Expr
 from qcompile.codegen.writer import Writer
+from qcompile.constants import Constant
 
 _WORD_BYTES = 4
 _FOLD = 4  # channels that share a lane of 32 bits while they are counted
@@ -108,9 +109,10 @@ class LookupDot(XnorDot):
     def start(self, w: Writer, lanes: int, pixels: int, vectors: int) -> Sums:
         return _LookupSums(w, lanes, pixels, vectors)
 
-    def pack(self, weight: Tensor) -> Tensor:
+    def pack(self, weight: Constant) -> Constant:
         """Byte by byte; channel q * lanes / 4 + l lies in byte q of the lane l of 32 bits."""
         *outer, lanes, _ = weight.shape
-        bytes_ = weight.contiguous().view(torch.uint8).reshape(*outer, _FOLD, lanes // _FOLD, -1)
-        order = bytes_.movedim(-1, -3).transpose(-1, -2).contiguous()
-        return order.view(torch.int32).reshape(weight.shape)
+        bytes_ = weight.view("uint8").reshape(*outer, _FOLD, lanes // _FOLD, _WORD_BYTES)
+        at = len(outer)
+        order = bytes_.permute(*range(at), at + 2, at + 1, at)
+        return order.view("int32").reshape(*weight.shape)

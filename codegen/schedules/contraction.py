@@ -14,8 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
-import torch.nn.functional as F
-from torch import Tensor
 from tvm import tirx
 from tvm.tirx.script import builder as tb
 
@@ -26,7 +24,8 @@ from qcompile.codegen.kernels.contraction import Contraction
 from qcompile.codegen.schedules.loops import chunks, each_task, split
 from qcompile.codegen.schedules.rows import Rows, rows_of, rows_read
 from qcompile.codegen.schedules.tile import Tile, tile_of
-from qcompile.codegen.writer import Point, Writer
+from qcompile.codegen.writer import Point, Writer, constant_from
+from qcompile.constants import Constant
 
 _TASKS = 16  # pieces of one sample, if it is large: enough for the threads of a desktop
 _BAND = 1 << 14  # bytes of activations that a task reads, beside a block of weights
@@ -37,15 +36,15 @@ _BATCHED_FROM = 1 << 14  # steps of a matrix product that is worth code of its o
 _MANY = 1 << 10  # samples, more than any tile has
 
 
-def pack_weight(c: Contraction, lanes: int, *, merged: bool) -> Tensor:
-    """The weights in the order in which the loops read them, flat; short vectors are filled with 0."""
+def pack_weight(c: Contraction, lanes: int, *, merged: bool) -> Constant:
+    """The weights in the order in which the loops read them; short vectors are filled with 0."""
     groups, outputs = c.weight.shape[:2]
     run = c.kernel[-1] * c.channels if merged else c.channels
     unit = c.dot.unit
-    rows = c.weight.reshape(groups, outputs, -1, run)
-    rows = F.pad(rows, [0, -run % unit, 0, 0, 0, -outputs % lanes])
+    rows = constant_from(c.weight).reshape(groups, outputs, -1, run)
+    rows = rows.pad(0, -outputs % lanes, 0, -run % unit)
     rows = rows.reshape(groups, -1, lanes, rows.shape[2], rows.shape[3] // unit, unit)
-    return c.dot.pack(rows.permute(0, 1, 3, 4, 2, 5).contiguous())
+    return c.dot.pack(rows.permute(0, 1, 3, 4, 2, 5))
 
 
 def band_of(c: Contraction, rows: Rows, blocks: int) -> int:
@@ -137,14 +136,14 @@ class Body:
         blocks = c.weight.shape[1] // tile.channels
         self._rows = rows if single else replace(rows, band=band_of(c, rows, max(1, blocks)))
         packed = pack_weight(c, tile.lanes, merged=rows.merged)
-        self._weights = w.buffer(packed)
+        self._weights = w.weights(packed)
         self._wide, self._taps, self._run = packed.shape[1:4]
         self._step = math.prod(packed.shape[4:])
         self._outer = list(c.outputs[:-1])
         if self._rows.band > 1:
             self._outer[-1] = -(-self._outer[-1] // self._rows.band)
         self._lines = math.prod(self._outer) * c.groups
-        size = packed.numel() * packed.element_size()
+        size = packed.form.nbytes
         self._pieces = 1 if single else pieces_of(blocks, self._lines, work, size)
         self._heavy = size > _CACHED
 

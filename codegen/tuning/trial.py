@@ -137,7 +137,10 @@ class Contestant:
             self._module = bench.load(library)
         self.choice = choice
         self._device = bench.device
-        constants = (*given.inputs, *kernel.constants)
+        constants = (
+            *given.inputs,
+            *(constant.value().reshape(-1) for constant in kernel.constants),
+        )
         self._arguments: list[Any] = [
             tvm.runtime.tensor(value, device=bench.device) for value in constants
         ]
@@ -161,7 +164,11 @@ class Contestant:
         return mean
 
     def _sample(self) -> float:
-        timer = self._module.time_evaluator(_NAME, self._device, number=self._calls, repeat=1)
+        return self.run(self._calls)
+
+    def run(self, calls: int) -> float:
+        """Compute it once, and then so often again; the mean seconds of the latter."""
+        timer = self._module.time_evaluator(_NAME, self._device, number=calls, repeat=1)
         return float(timer(*self._arguments).mean)
 
 

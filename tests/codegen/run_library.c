@@ -4,7 +4,7 @@
  *
  * IN (int64 throughout, but for the data):  n, then n times: size, returned, data[size]
  *                                           n, then n times: storage, code, bits, rank, shape[rank]
- *                                           the workspace's storage, threads
+ *                                           storages: of the workspace, of constants; threads
  * OUT: the data of the storages that are returned, one after another.
  *
  * Each storage ends at a page that can be neither read nor written.
@@ -168,20 +168,21 @@ int main(int argc, char** argv) {
   for (int64_t i = 0; i < stored; ++i) storages[i] = storage();
   int64_t count = number();
   DLTensor* tensors = make(count, sizeof *tensors);
-  TVMFFIAny *arguments = make(count + 3, sizeof *arguments), result = {.type_index = kTVMFFINone};
+  TVMFFIAny *arguments = make(count + 4, sizeof *arguments), result = {.type_index = kTVMFFINone};
   for (int64_t i = 0; i < count; ++i) {
     tensors[i] = tensor(storages);
     arguments[i].type_index = kTVMFFIDLTensorPtr;
     arguments[i].v_ptr = &tensors[i];
   }
   int64_t workspace = (int64_t)storages[number()].data;
+  int64_t constants = (int64_t)storages[number()].data;
   threads = number();
-  const int64_t numbers[] = {workspace, threads, -1};
-  for (int i = 0; i < 3; ++i) {
+  const int64_t numbers[] = {workspace, constants, threads, -1};
+  for (int i = 0; i < 4; ++i) {
     arguments[count + i].type_index = kTVMFFIInt;
     arguments[count + i].v_int64 = numbers[i];
   }
-  if (run(NULL, arguments, count + 3, &result)) fail("run", "failed");
+  if (run(NULL, arguments, count + 4, &result)) fail("run", "failed");
 
   FILE* output = fopen(argv[3], "wb");
   if (!output) fail("cannot write", argv[3]);

@@ -19,6 +19,7 @@ from torch.fx import GraphModule
 
 from qcompile.codegen.build import Built, build
 from qcompile.codegen.entry import KERNEL_FROM, REST_FROM
+from qcompile.constants import expanded
 from qcompile.ir.target import Target
 from qcompile.runtime import Library, cores, use_threads
 
@@ -59,7 +60,7 @@ def built() -> Built:
 
 @cache
 def library() -> Library:
-    return Library(built().library, built().workspace)
+    return Library(built().library, built().workspace, expanded(built().constants))
 
 
 def outputs(size: int) -> list[Tensor]:
@@ -68,7 +69,8 @@ def outputs(size: int) -> list[Tensor]:
 
 def call(x: Any, results: Sequence[Any], threads: int, only: int = -1) -> None:
     use_threads(min(threads, cores()))
-    library().run(x, *results, library().workspace(threads), threads, only)
+    addresses = (library().workspace(threads), library().constants)
+    library().run(x, *results, *addresses, threads, only)
 
 
 def check(x: Tensor, threads: int) -> bool:
@@ -95,11 +97,12 @@ def test_any_batch_on_any_number_of_threads(size: int, threads: int) -> None:
 def test_small_networks_share_samples_alone() -> None:
     small = build(Case(lambda x: aten.relu.default(x), [(1000,)]).graph(), Target())
     assert b"TVMBackendParallelBarrier" not in small.library
-    loaded, x = Library(small.library, small.workspace), floats(701, 1000, seed=1)
+    loaded = Library(small.library, small.workspace, expanded(small.constants))
+    x = floats(701, 1000, seed=1)
     y = torch.empty_like(x)
     for threads in (1, 2):
         use_threads(min(threads, cores()))
-        loaded.run(x, y.zero_(), loaded.workspace(threads), threads, -1)
+        loaded.run(x, y.zero_(), loaded.workspace(threads), loaded.constants, threads, -1)
         assert torch.equal(y, x.relu())
 
 
@@ -164,15 +167,19 @@ CODE = """
 import os, signal, sys
 sys.modules["torch"] = None
 import numpy as np
+from qcompile.constants import aligned
 from qcompile.runtime import Library, use_threads, cores
 code, workspace, threads = open(sys.argv[1], "rb").read(), int(sys.argv[2]), cores()
 x = np.load(sys.argv[3])
-library = Library(code, workspace)
+data = np.fromfile(sys.argv[4], np.uint8)
+constants = aligned(data.size)
+constants[:] = data
+library = Library(code, workspace, constants)
 
 def run():
     use_threads(threads)
     results = [np.zeros((len(x), 32, 10, 11), "f4"), np.zeros((len(x), 32), "f4")]
-    library.run(x, *results, library.workspace(threads), threads, -1)
+    library.run(x, *results, library.workspace(threads), library.constants, threads, -1)
     return results
 
 first = run()
@@ -189,7 +196,9 @@ print(os.waitpid(child, 0)[1], all(np.array_equal(a, b) for a, b in zip(first, r
 def test_a_forked_process_and_its_parent_go_on(size: int, tmp_path: Path) -> None:
     (tmp_path / "library").write_bytes(built().library)
     np.save(tmp_path / "x.npy", floats(size, 3, 20, 22, seed=8).numpy())
+    expanded(built().constants).tofile(tmp_path / "constants")
     paths = [str(tmp_path / "library"), str(built().workspace), str(tmp_path / "x.npy")]
+    paths.append(str(tmp_path / "constants"))
     command = [sys.executable, "-c", CODE, *paths]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from qcompile.codegen.fusion import form
 from qcompile.codegen.groups import whole
-from qcompile.codegen.layout import ALIGNMENT
 from qcompile.codegen.plan import Plan, plan
+from qcompile.constants import ALIGNMENT
 
 aten = torch.ops.aten
 

@@ -237,7 +237,7 @@ def test_default_threads_follow_the_environment(
 def test_a_workspace_goes_with_its_thread(affine: Program) -> None:
     def call() -> Any:
         affine(samples(4))
-        return weakref.ref(affine.library().memory().base)
+        return weakref.ref(affine.library()._own.memory.base)
 
     memory = in_thread(call)
     gc.collect()

@@ -50,7 +50,7 @@ def test_a_file_holds_members_that_any_unzip_reads(tmp_path: Path) -> None:
     path = tmp_path / "net.qcp"
     affine_program().save(path)
     with zipfile.ZipFile(path) as archive:
-        assert archive.namelist() == ["program.json", "generic.so"]
+        assert archive.namelist() == ["program.json", "constants", "generic.so"]
         assert archive.read("generic.so") == affine_library()
         assert archive.testzip() is None
 

@@ -110,7 +110,7 @@ def test_only_the_chosen_variant_is_unpacked(
     monkeypatch.setattr(zipfile.ZipFile, "read", read_member)
     program = qcompile.load(path)
     program(torch.zeros(1, 3, 8))
-    assert read == ["program.json", "two.so"]
+    assert read == ["program.json", "two.so", "constants"]
 
 
 # --- of this machine's compiler ------------------------------------------------------------------
@@ -234,7 +234,9 @@ def test_a_wrong_variant_is_found_and_named() -> None:
     finally:
         weight[3, 0, 0, 0] *= -1
     info = replace(portable().info, variants=variants)
-    program = Program(pack(info, [libraries()[variants[0].arch], wrong.library_bytes]))
+    right = portable().as_variant(variants[0].arch)
+    made = [right, wrong]
+    program = Program(pack(info, [p.library_bytes for p in made], [p.constants for p in made]))
     report = qcompile.verify(program, converted(), X)
     assert not report.ok
     assert all(kernel.ok for kernel in report.kernels)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -81,7 +82,7 @@ def tampered(constant: str, change: Any, **fields: Any) -> Program:
     change(graph.get_buffer(constant))
     program = qcompile.compile(graph)
     info = replace(program.info, fingerprint=compiled(Net, **fields).info.fingerprint)
-    return Program(pack(info, [program.library_bytes]))
+    return Program(pack(info, [program.library_bytes], [program.constants]))
 
 
 # --- programs that are right ---------------------------------------------------------------------
@@ -191,16 +192,16 @@ def test_each_value_that_a_kernel_stores_is_compared() -> None:
 
 
 def test_a_changed_byte_of_packed_weights_is_found() -> None:
-    """Every 32-bit word of a binary weight counts: break one in the library itself."""
+    """Every weight of a binary layer counts: break one in the file."""
     program = compiled()
-    weight = converted().get_buffer("one_weight")
-    packed = [
-        word.numpy().tobytes() for word in ops.pack_words(weight.movedim(1, -1) > 0).flatten()
-    ]
-    code = bytearray(program.library_bytes)
-    word = next(word for word in packed if code.count(word) == 1)
-    code[code.index(word)] ^= 1
-    report = qcompile.verify(Program(pack(program.info, [bytes(code)])), converted(), images(20))
+    weight = ops.pack_words(converted().get_buffer("one_weight").movedim(1, -1) > 0).flatten()
+    constants = list(program.constants)
+    number = next(i for i, c in enumerate(constants) if np.array_equal(c.values, weight.numpy()))
+    values = constants[number].values.copy()
+    values[3] ^= 1
+    constants[number] = replace(constants[number], values=values)
+    changed = Program(pack(program.info, [program.library_bytes], [constants]))
+    report = qcompile.verify(changed, converted(), images(20))
     bad = [kernel for kernel in report.kernels if not kernel.ok]
     assert {kernel.layer for kernel in bad} == {"one"}
 

@@ -21,6 +21,7 @@ from toy_library import affine_info, affine_program, pair_program
 
 import qcompile
 from qcompile import QCompileError
+from qcompile.constants import Constant
 from qcompile.program import Program
 from qcompile.program_file import pack
 from qcompile.runtime import cores
@@ -166,24 +167,41 @@ def archive(**members: bytes) -> bytes:
     return buffer.getvalue()
 
 
-GOOD = pack(affine_info(), [b"code"]).data
+TERNARY = Constant(np.array([-1, 0, 1, 1, 0, -1, 0, 0], np.int8))
+GOOD = pack(affine_info(), [b"code"], [[TERNARY.reshape(2, 4).pad(1, 0)]]).data
+DATA = bytes([255, 0, 1]) + bytes([0b10100100, 0b01010001])  # the palette, the numbers
 
 
-def with_head(**change: Any) -> bytes:
-    """A program's file with another program.json."""
+def with_head(data: bytes = DATA, **change: Any) -> bytes:
+    """A program's file with another program.json, or other constants."""
     with zipfile.ZipFile(io.BytesIO(GOOD)) as file:
         head = json.loads(file.read("program.json"))
-    return archive(program_json=json.dumps({**head, **change}).encode(), generic_so=b"code")
+    text = json.dumps({**head, **change}).encode()
+    return archive(program_json=text, constants=data, generic_so=b"code")
 
 
-def with_body(**change: Any) -> bytes:
+def with_body(data: bytes = DATA, **change: Any) -> bytes:
     """The same by somebody who knows how: the digest of program.json fits."""
     with zipfile.ZipFile(io.BytesIO(GOOD)) as file:
         head = json.loads(file.read("program.json"))
-    body = {name: {**head, **change}[name] for name in ("info", "libraries")}
+    body = {name: {**head, **change}[name] for name in ("info", "constants", "libraries")}
     text = json.dumps(body, sort_keys=True, indent=1, ensure_ascii=False)
     digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
-    return with_head(**body, sha256=digest)
+    return with_head(data, **body, sha256=digest)
+
+
+def with_constants(*, data: bytes = DATA, **change: Any) -> bytes:
+    """Other things said about the one array, and perhaps another one."""
+    array = {"dtype": "int8", "size": 8, "colours": 3, **change}
+    sha256 = hashlib.sha256(data).hexdigest()
+    return with_body(data, constants={"size": len(data), "sha256": sha256, "arrays": [array]})
+
+
+def with_steps(*steps: tuple[str, list[int], str], memory: int = 8, array: int = 0) -> bytes:
+    """Other things said about what is made of it."""
+    made = [dict(zip(("op", "sizes", "dtype"), step, strict=True)) for step in steps]
+    constants = [{"array": array, "steps": made}]
+    return with_body(libraries=[{**LIBRARY, "memory": memory, "constants": constants}])
 
 
 def bomb() -> bytes:
@@ -193,7 +211,13 @@ def bomb() -> bytes:
     return buffer.getvalue()
 
 
-LIBRARY = {"name": "generic.so", "size": 4, "sha256": hashlib.sha256(b"code").hexdigest()}
+LIBRARY = {
+    "name": "generic.so",
+    "size": 4,
+    "sha256": hashlib.sha256(b"code").hexdigest(),
+    "memory": 0,
+    "constants": [],
+}
 
 
 @pytest.mark.parametrize(
@@ -205,15 +229,19 @@ LIBRARY = {"name": "generic.so", "size": 4, "sha256": hashlib.sha256(b"code").he
         (GOOD[: len(GOOD) // 2], "the file is truncated, or something was added to it"),
         (GOOD + b"more", "the file is truncated, or something was added to it"),
         (GOOD[:4] + GOOD[-22:], "truncated or damaged ("),
-        (GOOD.replace(b"generic.so", b"generic.sx"), "holds program.json, generic.sx instead of"),
+        (
+            GOOD.replace(b"generic.so", b"generic.sx"),
+            "holds program.json, constants, generic.sx instead of",
+        ),
+        (GOOD.replace(b"constants", b"constantz"), "holds program.json, constantz, generic.so"),
         (archive(a_txt=b"hello"), "a zip archive without one program.json"),
         (archive(program_json=b"{"), "program.json is damaged (Expecting"),
         (archive(program_json=b"[" * 100000), "program.json is damaged ("),
         (archive(program_json=b"\xff"), "program.json is damaged ("),
         (archive(program_json=b"[]"), "this is no qcompile program"),
         (archive(program_json=b'{"format": "other"}'), "this is no qcompile program"),
-        (with_head(version=4), "the file has format version 4, this qcompile reads 3"),
-        (with_head(version=2), "the file has format version 2, this qcompile reads 3"),
+        (with_head(version=5), "the file has format version 5, this qcompile reads 4"),
+        (with_head(version=3), "the file has format version 3, this qcompile reads 4"),
         (with_head(version="1"), "program.json is damaged (version '1')"),
         (with_head(version=True), "program.json is damaged (version True)"),
         (with_head(info={}), "program.json is damaged (its SHA-256 differs)"),
@@ -226,6 +254,56 @@ LIBRARY = {"name": "generic.so", "size": 4, "sha256": hashlib.sha256(b"code").he
         (with_body(libraries=[{**LIBRARY, "name": "a.so"}]), "are not those of its variants"),
         (with_body(libraries=[{**LIBRARY, "size": 5}]), "generic.so is not the one that was saved"),
         (with_body(libraries=[{**LIBRARY, "sha256": "0" * 64}]), "saved: its SHA-256 differs"),
+        (with_body(libraries=[{**LIBRARY, "colour": 1}]), r"has the unknown field 'colour'"),
+        (with_head(data=DATA + b"x"), "constants is not the one that was saved: it has another"),
+        (with_head(data=DATA[:-1] + b"x"), "constants is not the one that was saved: its SHA-256"),
+        (with_body(constants=7), "damaged (file.constants is no object)"),
+        (with_body(constants={}), "damaged (file.constants lacks arrays)"),
+        (with_constants(dtype="object"), "damaged (a constant has the dtype 'object')"),
+        (with_constants(dtype="V4"), "damaged (a constant has the dtype 'V4')"),
+        (with_constants(size=-8), "damaged (a constant has -8 elements)"),
+        (with_constants(size=1 << 60), "damaged (a constant has 1152921504606846976 elements)"),
+        (with_constants(size=8.0), "size is of type float, not int"),
+        (with_constants(size=9), "damaged (arrays of 6 bytes in 5)"),
+        (with_constants(size=1 << 40), "damaged (arrays of 274,877,906,947 bytes in 5)"),
+        (with_constants(colours=-1), "damaged (a constant has -1 distinct values)"),
+        (with_constants(colours=257), "damaged (a constant has 257 distinct values)"),
+        (with_constants(colours=4), "damaged (arrays of 6 bytes in 5)"),
+        (with_constants(colours=5), "damaged (arrays of 8 bytes in 5)"),
+        (with_constants(colours=0), "damaged (arrays of 8 bytes in 5)"),
+        (with_constants(dtype="int16"), "damaged (arrays of 8 bytes in 5)"),
+        (with_constants(size=5), "damaged (reshape of int8 [5] to [2, 4])"),
+        (
+            with_constants(data=DATA[:-1] + b"\xff"),
+            "constants is damaged (a constant of 3 distinct values has a number beyond them)",
+        ),
+        (
+            with_constants(data=bytes(range(5)) + b"\xff" * 3, colours=5),
+            "constants is damaged (a constant of 5 distinct values has a number beyond them)",
+        ),
+        (with_steps(memory=128), "damaged (generic.so has 64 bytes of constants, not 128)"),
+        (with_steps(array=1), "damaged (there is no array 1)"),
+        (with_steps(array=-1), "damaged (there is no array -1)"),
+        (with_steps(("run", [], "")), "damaged (there is no step 'run')"),
+        (with_steps(("reshape", [9], "")), "damaged (reshape of int8 [8] to [9])"),
+        (with_steps(("reshape", [-2, -4], "")), "damaged (reshape to [-2, -4])"),
+        (with_steps(("reshape", [1] * 17 + [8], "")), "damaged (reshape to [1, 1"),
+        (with_steps(("pad", [1, 1], "")), "damaged (pad of int8 [8] to [1, 1])"),
+        (with_steps(("pad", [1 << 50], "")), "damaged (pad to [1125899906842624])"),
+        (with_steps(("pad", [1 << 40], ""), memory=(1 << 40) + 64), "in 5)"),
+        (with_steps(("permute", [1], "")), "damaged (permute of int8 [8] to [1])"),
+        (with_steps(("permute", [0, 0], "")), "damaged (permute of int8 [8] to [0, 0])"),
+        (with_steps(("cast", [], "uint8")), "damaged (cast of int8 [8] to uint8)"),
+        (with_steps(("cast", [], "object")), "damaged (cast of int8 [8] to object)"),
+        (with_steps(("view", [], "object")), "damaged (view of int8 [8] to object)"),
+        (
+            with_steps(("reshape", [2, 4], ""), ("view", [], "int64")),
+            "damaged (view of int8 [2, 4] to int64)",
+        ),
+        (
+            with_steps(("reshape", [2, 4], ""), ("view", [], "float64")),
+            "damaged (view of int8 [2, 4] to float64)",
+        ),
         (bomb(), "program.json claims 68,157,440 bytes in 6"),
     ],
 )

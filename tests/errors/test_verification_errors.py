@@ -99,7 +99,8 @@ def test_inputs_that_do_not_fit(inputs: Any, message: str) -> None:
 def with_kernels(kernels: tuple[KernelInfo, ...]) -> Program:
     """The program, with other things said about it."""
     variant = replace(program().variant, kernels=kernels)
-    return Program(pack(replace(program().info, variants=(variant,)), [program().library_bytes]))
+    info = replace(program().info, variants=(variant,))
+    return Program(pack(info, [program().library_bytes], [program().constants]))
 
 
 def test_kernels_that_the_graph_does_not_have() -> None:
