@@ -163,10 +163,19 @@ class GridActivation(ActivationQuantizer):
 
 
 class AffineActivation(GridActivation):
-    """Scale and zero point from what the observer saw."""
+    """Scale and zero point from what the observer saw.
+
+    Raises:
+        QCompileError: an observer that keeps ranges by channel.
+    """
 
     def __init__(self, bits: int, observer: Observer) -> None:
         super().__init__(bits)
+        if observer.axis is not None:
+            raise QCompileError(
+                "activations with a scale for each channel cannot be computed on integers",
+                hint="observe them per tensor: axis=None; weights have a scale for each filter",
+            )
         self.observer = observer
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ When they record:
     eval mode                   until `freeze`, or until something was recorded in train mode
 
 so a model can be calibrated in eval mode, and one that was trained can be evaluated without the
-test data widening its ranges.
+test data widening its ranges. While `enabled` is False nothing is recorded in either.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from qcompile.errors import QCompileError
 from qcompile.ir.graph import Leaf
@@ -31,6 +32,9 @@ class Observer(Leaf):
         axis: the channel dimension, or None to keep one range for the whole tensor.
         channels: size of that dimension; the ranges are then float32 `[channels]`.
         layer: whose values these are, for messages.
+
+    Attributes:
+        enabled: whether it records at all; like `training` a state of the loop, not of the model.
     """
 
     low: Tensor
@@ -43,6 +47,7 @@ class Observer(Leaf):
         super().__init__()
         self.axis = axis
         self.layer = layer
+        self.enabled = True
         shape = () if axis is None else (channels,)
         self.register_buffer("low", torch.full(shape, math.inf))
         self.register_buffer("high", torch.full(shape, -math.inf))
@@ -51,8 +56,29 @@ class Observer(Leaf):
             self.register_buffer(flag, torch.zeros((), dtype=torch.bool))
 
     def forward(self, x: Tensor) -> Tensor:
-        self._record(x.detach())
+        if self.axis is not None:
+            self._check_channels(x, self.axis)
+        # What is recorded of fake tensors reaches no buffer.
+        if self.enabled and (isinstance(x, FakeTensor) or self.training or self._calibrates()):
+            self._record(x.detach().to(torch.float32))
         return x
+
+    def _calibrates(self) -> bool:
+        return not bool(self.frozen | self.trained)
+
+    def _check_channels(self, x: Tensor, axis: int) -> None:
+        where = self.layer or None
+        if not -x.dim() <= axis < x.dim():
+            raise QCompileError(
+                f"dimension {axis} of a {x.dim()}-dimensional tensor cannot be its channels",
+                where=where,
+                hint="observe it per tensor: axis=None",
+            )
+        channels = self.low.shape[0]
+        if x.shape[axis] != channels:
+            raise QCompileError(
+                f"dimension {axis} has {x.shape[axis]} channels, not {channels}", where=where
+            )
 
     def freeze(self) -> None:
         """Record no more in eval mode."""
@@ -84,19 +110,19 @@ class Observer(Leaf):
         return self.estimate(bits, qscheme)
 
     def _record(self, x: Tensor) -> None:
-        low, high = self._range(x.to(torch.float32))
-        live = torch.ones_like(self.frozen) if self.training else ~(self.frozen | self.trained)
-        self.low.copy_(torch.where(live, self._next(self.low, low, torch.minimum), self.low))
-        self.high.copy_(torch.where(live, self._next(self.high, high, torch.maximum), self.high))
+        low, high = self._range(x)
+        self.low.copy_(self._next(self.low, low, torch.minimum))
+        self.high.copy_(self._next(self.high, high, torch.maximum))
         self.seen.fill_(True)
         if self.training:
             self.trained.fill_(True)
 
     def _range(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if self.axis is None:
-            return torch.aminmax(x)
-        rows = x.movedim(self.axis, 0).flatten(1)
-        return torch.aminmax(rows, dim=1)
+        return torch.aminmax(x) if self.axis is None else torch.aminmax(self._rows(x), dim=1)
+
+    def _rows(self, x: Tensor) -> Tensor:
+        """`[channels, values]`, or `[1, values]` where there is one range for all."""
+        return x.reshape(1, -1) if self.axis is None else x.movedim(self.axis, 0).flatten(1)
 
     def _next(self, old: Tensor, new: Tensor, widest: Widest) -> Tensor:
         """The bound after one more batch whose bound is `new`; the first finds ±inf in `old`."""
@@ -128,9 +154,3 @@ class MovingAverageObserver(Observer):
         if not self.training:
             return super()._next(old, new, widest)
         return torch.where(self.seen, old + self.momentum * (new - old), new)
-
-
-OBSERVERS: dict[str, type[Observer]] = {
-    "min-max": MinMaxObserver,
-    "moving-average": MovingAverageObserver,
-}
