@@ -29,12 +29,18 @@ from qcompile.ir.graph import add_constant, spec
 from qcompile.ir.ops import output_size
 from qcompile.ir.stages import Stage, dialect
 from qcompile.passes.base import Declined, Pass
-from qcompile.passes.one_bit import BinaryConv, binary_conv
+from qcompile.passes.one_bit import BinaryConv, Stays, binary_conv, never
 
 
 @dataclass(frozen=True)
 class CorrectZeroPadding(Pass):
-    """Pad ±1 levels with +1 instead of 0, exactly."""
+    """Pad ±1 levels with +1 instead of 0, exactly.
+
+    Attributes:
+        stays: which layers lower-binary-conv leaves as they are: 8 bits have a zero.
+    """
+
+    stays: Stays = never
 
     name: ClassVar[str] = "correct-zero-padding"
     stages: ClassVar[tuple[Stage, ...]] = (Stage.CONVERTED, Stage.LOWERED)
@@ -44,7 +50,7 @@ class CorrectZeroPadding(Pass):
         conv = binary_conv(gm, node)
         if not isinstance(conv, BinaryConv):  # lower-binary-conv says why
             return None
-        if conv.low != -1 or conv.pad_value != 0 or not any(conv.padding):
+        if conv.low != -1 or conv.pad_value != 0 or not any(conv.padding) or self.stays(node):
             return None
         size = spec(conv.levels).shape[2:]
         table, classes = border_table(conv.weight, size, conv.stride, conv.padding, conv.dilation)

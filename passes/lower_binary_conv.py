@@ -26,12 +26,18 @@ from qcompile.ir.graph import add_constant
 from qcompile.ir.ops import pack_words
 from qcompile.ir.stages import Stage, dialect
 from qcompile.passes.base import Declined, Pass
-from qcompile.passes.one_bit import BinaryConv, binary_conv, sign_bits
+from qcompile.passes.one_bit import BinaryConv, Stays, binary_conv, never, sign_bits
 
 
 @dataclass(frozen=True)
 class LowerBinaryConv(Pass):
-    """Convolutions of one-bit levels and weights, of 1 to 3 dimensions."""
+    """Convolutions of one-bit levels and weights, of 1 to 3 dimensions.
+
+    Attributes:
+        stays: which of them are left as they are.
+    """
+
+    stays: Stays = never
 
     name: ClassVar[str] = "lower-binary-conv"
     stages: ClassVar[tuple[Stage, ...]] = (Stage.CONVERTED, Stage.LOWERED)
@@ -46,6 +52,8 @@ class LowerBinaryConv(Pass):
             return Declined(
                 f"pads with {conv.pad_value}, which is none of its levels {conv.low} and 1"
             )
+        if reason := self.stays(node):
+            return Declined(reason)
         layer, weight = str(node.meta["layer"]), conv.weight
         words = pack_words(sign_bits(weight)).flatten(1)
         graph = gm.graph

@@ -18,12 +18,18 @@ from qcompile.ir.graph import add_constant, calls, constant_of, spec
 from qcompile.ir.ops import pack_words
 from qcompile.ir.stages import Stage, dialect
 from qcompile.passes.base import Declined, Pass
-from qcompile.passes.one_bit import argument, is_signs, low_level, sign_bits
+from qcompile.passes.one_bit import Stays, argument, is_signs, low_level, never, sign_bits
 
 
 @dataclass(frozen=True)
 class LowerBinaryLinear(Pass):
-    """Linear layers of one-bit levels and weights."""
+    """Linear layers of one-bit levels and weights.
+
+    Attributes:
+        stays: which of them are left as they are.
+    """
+
+    stays: Stays = never
 
     name: ClassVar[str] = "lower-binary-linear"
     stages: ClassVar[tuple[Stage, ...]] = (Stage.CONVERTED, Stage.LOWERED)
@@ -39,6 +45,8 @@ class LowerBinaryLinear(Pass):
         rank = len(spec(levels).shape)
         if rank != 2:
             return Declined(f"its input has {rank} dimensions, words are packed along the second")
+        if reason := self.stays(node):
+            return Declined(reason)
         layer = str(node.meta["layer"])
         graph = gm.graph
         bits = graph.call_function(dialect.bitpack.default, (levels,))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,15 @@ from qcompile.ir.graph import calls, constant_of, spec
 from qcompile.ir.ops import WORD
 from qcompile.ir.stages import aten, dialect
 from qcompile.passes.base import Declined
+
+# Why a layer of one-bit levels and weights, given by its convolution or matrix product, stays integers
+# of 8 bits; "" where it does not. Which form is faster, passes cannot know.
+Stays = Callable[[Node], str]
+
+
+def never(node: Node) -> str:
+    """All layers of one-bit levels and weights are packed."""
+    return ""
 
 
 def argument(node: Node, index: int = 0) -> Node:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from qcompile.codegen.kernels.contraction import Contraction
 from qcompile.codegen.machine import Machine
@@ -41,10 +41,12 @@ class Choice:
     Attributes:
         method: one of `dots.methods`; None where there is only one way.
         tile: what stays in registers.
+        why: it was taken, in a few words; empty where it was the fastest one measured.
     """
 
     method: str | None
     tile: Tile
+    why: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         return f"{self.method} {self.tile}" if self.method else str(self.tile)

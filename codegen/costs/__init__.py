@@ -1,0 +1,1 @@
+"""Which kernel computes a layer the fastest: a model of their times, fitted to measured ones."""
