@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
+import numpy as np
 from torch import Tensor
 from tvm import tirx
 
@@ -25,6 +25,7 @@ from qcompile.codegen.dots.floats import Dot, Load, LoadWeight, Register, Sums
 from qcompile.codegen.dots.pair_totals import FOLD, MOST, PairTotals
 from qcompile.codegen.expr import Expr
 from qcompile.codegen.writer import Writer
+from qcompile.constants import Constant
 
 _UNIT = 4  # products to a table
 _PATTERNS = 1 << _UNIT
@@ -136,12 +137,14 @@ class TableDot(Dot):
     def start(self, w: Writer, lanes: int, pixels: int, vectors: int) -> Sums:
         return _TableSums(self, lanes, pixels, vectors)
 
-    def pack(self, weight: Tensor) -> Tensor:
+    def pack(self, weight: Constant) -> Constant:
         """A byte for four weights; channel q * lanes / 4 + l lies in byte q of the lane l of 32 bits."""
         *outer, lanes, _ = weight.shape
-        bits = (weight > 0).to(torch.uint8) << torch.arange(_UNIT, dtype=torch.uint8)
-        patterns = bits.sum(-1, dtype=torch.uint8).reshape(*outer, FOLD, lanes // FOLD)
-        return patterns.transpose(-1, -2).reshape(*outer, lanes, 1).contiguous()
+        bits = (weight.value() > 0).astype(np.uint8) << np.arange(_UNIT, dtype=np.uint8)
+        patterns = bits.sum(-1, dtype=np.uint8)
+        at = len(outer)
+        folded = Constant(patterns.reshape(-1)).reshape(*outer, FOLD, lanes // FOLD)
+        return folded.permute(*range(at), at + 1, at).reshape(*outer, lanes, 1)
 
 
 def _tables(words: list[Expr], first: int, tables: int) -> list[Expr]:
