@@ -24,6 +24,7 @@ from layers import (
     xnor_cases,
     xnor_conv,
 )
+from random_layers import Layer, Slide, WeightOnly
 from torch import Tensor
 
 from qcompile.codegen import linker
@@ -57,6 +58,22 @@ def test_convolutions_of_signs(arch: str) -> None:
 def test_convolutions_of_integers(arch: str) -> None:
     cases = [*int_cases(), *map(random_int, range(8))]
     check(cases, f"cpu:{arch}", (1, 3), emulated)
+
+
+@needs_emulator
+def test_floats_times_levels() -> None:
+    odd, grouped = (
+        Slide((3, 2), (1, 2), (0, 1, 2, 0), (2, 1)),
+        Slide((3, 3), (1, 1), (1,) * 4, (1, 1)),
+    )
+    families = [
+        WeightOnly(
+            17, (9, 8), (Layer(21, odd, end="uint8"), Layer(40, grouped, end="pool floats"))
+        ),
+        WeightOnly(12, (5, 6), (Layer(12, grouped, 12), Layer(24, odd, 3)), reach=255),
+        WeightOnly(300, (), (Layer(37, end="relu"), Layer(70, end="floats and bits")), reach=7),
+    ]
+    check([family.case() for family in families], "cpu:cortex-a72", (1, 3), emulated)
 
 
 @needs_emulator

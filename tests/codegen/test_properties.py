@@ -94,6 +94,17 @@ def test_integer_layers_in_other_ways(target: str, families: list[Integer], seed
         check(cases, runnable(target), _BATCHES, choose=_anyhow(seed))
 
 
+@on_every_target
+@rounds(1)
+@given(families=weight_only, seed=st.integers(0, 999))
+def test_weight_only_layers_in_other_tiles(
+    target: str, families: list[WeightOnly], seed: int
+) -> None:
+    if families:
+        cases = [family.case() for family in families]
+        check(cases, runnable(target), _BATCHES, choose=_anyhow(seed))
+
+
 def _slide(kernel: int, padding: int) -> Slide:
     return Slide((kernel,) * 2, (1, 1), (padding,) * 4, (1, 1))
 

@@ -63,6 +63,7 @@ def test_nothing_is_known_of_floats_from_outside(function: Callable[..., Any]) -
         (lambda x: q.quantize.default(x, 0.1, 3, 0, 15), (0, 15)),
         (lambda x: q.quantize.default(x, 0.1, 0, -8, 7), (-8, 7)),
         (lambda x: q.quantize_unit.default(x, 3), (0, 7)),
+        (lambda x: q.dynamic_quantize.default(x, q.dynamic_qparams.default(x, 5), 5), (0, 31)),
         (lambda x: q.sign.default(x), (-1, 1)),
         (lambda x: aten.max_pool2d.default(q.quantize_unit.default(x, 2), [2, 2]), (0, 3)),
         (lambda x: aten.flatten.using_ints(q.sign.default(x), 1), (-1, 1)),
@@ -78,6 +79,13 @@ def test_levels_are_known_from_what_made_them(
     node = gm.graph.output_node().args[0]
     assert isinstance(node, Node)
     assert levels(w, node) == ends
+
+
+def test_nothing_is_known_of_floats_times_levels() -> None:
+    def function(x: Tensor, w: Tensor) -> Any:
+        return q.weight_only_conv.default(x, w, [1, 1], [0] * 4, [1, 1], 1)
+
+    assert not bound_of(function, w=torch.ones(2, 2, 1, 1, dtype=torch.int8))[1]
 
 
 def test_levels_of_a_threshold_begin_where_it_says() -> None:

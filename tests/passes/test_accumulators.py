@@ -51,6 +51,18 @@ def test_a_convolution_stays_within_its_bounds(name: str, seed: int, pad_value: 
     assert (acc <= found[1][:, None]).all()
 
 
+def test_a_dot_product_of_dynamic_levels_reaches_its_bounds() -> None:
+    def forward(x: Tensor, w: Tensor) -> Tensor:
+        qparams = dialect.dynamic_qparams.default(x, 3)
+        return dialect.linear.default(dialect.dynamic_quantize.default(x, qparams, 3), w, 0)
+
+    w = torch.tensor([[3, -2, 0], [-1, -1, -1]], dtype=torch.int8)
+    found = bounds(staged(Stage.CONVERTED, Net(forward, w=w), normal(1, 3)))
+    assert found is not None
+    assert found[0].tolist() == [-2 * 7, -3 * 7]
+    assert found[1].tolist() == [3 * 7, 0]
+
+
 def test_a_dot_product_reaches_its_bounds() -> None:
     w = torch.tensor([[3, -2, 0], [-1, -1, -1]], dtype=torch.int8)
     net = Net(

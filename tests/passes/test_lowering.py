@@ -167,3 +167,40 @@ def test_a_batch_of_none() -> None:
     x = normal(2, 2, 6, 6)
     lowered = lower_exactly(converted(RandomNet([layer], x, 0), x), x)
     assert lowered(torch.empty(0, 2, 6, 6)).shape == (0, 5)
+
+
+def dynamic_linear(x: Tensor, weight: Tensor, total: Tensor, scale: Tensor) -> Tensor:
+    qparams = dialect.dynamic_qparams.default(x, 5)
+    acc = dialect.linear.default(dialect.dynamic_quantize.default(x, qparams, 5), weight, 0)
+    return dialect.dynamic_scale_shift.default(acc, qparams, total, scale, None)
+
+
+def mixed(
+    x: Tensor, taps: Tensor, one: Tensor, two: Tensor, total: Tensor, three: Tensor, a: Tensor
+) -> Tensor:
+    """Binary layers around dynamic and weight-only ones: no pass looks through those."""
+    y = dialect.weight_only_conv.default(x, taps, [1, 1], [1] * 4, [1, 1], 1)
+    y = aten.max_pool2d.default(dialect.scale_shift.default(y, a, None), [2, 2], [2, 2])
+    y = conv(dialect.sign.default(y), one)
+    y = aten.flatten.using_ints(aten.relu.default(dialect.scale_shift.default(y, a, a)), 1)
+    y = aten.hardtanh.default(dynamic_linear(aten.relu.default(y), two, total, a))
+    acc = dialect.linear.default(dialect.sign.default(y), three, 0)
+    y = dialect.scale_shift.default(acc, a, a)
+    return dialect.scale_shift.default(dialect.weight_only_linear.default(y, three), a, None)
+
+
+def test_dynamic_and_weight_only_layers_among_binary_ones() -> None:
+    weights = {
+        "taps": levels(-7, 7, 32, 2, 3, 3),
+        "one": signs(32, 32, 2, 2, seed=1),
+        "two": levels(-7, 7, 32, 128, seed=2),
+        "three": signs(32, 32, seed=3),
+    }
+    x = normal(3, 2, 6, 6)
+    total = weights["two"].sum(1, dtype=torch.int32)
+    net = Net(mixed, **weights, total=total, a=normal(32, seed=4))
+    lowered = lower_exactly(converted(net, x), x)
+    called = {n.target for n in lowered.graph.nodes if n.op == "call_function"}
+    assert dialect.xnor_matmul.default in called
+    assert {dialect.dynamic_scale_shift.default, dialect.weight_only_conv.default} <= called
+    assert lowered(torch.empty(0, 2, 6, 6)).shape == (0, 32)
