@@ -12,9 +12,42 @@ from torch.fx import GraphModule
 
 from qcompile.errors import QCompileError
 from qcompile.ir.graph import TensorSpec
+from qcompile.quant.activations import AffineActivation, GridActivation
 from qcompile.quant.layers import BatchNorm
+from qcompile.quant.training import quant_layers
 
+NAMED = 4  # layers that a note names; of more it says how many
 _HINT = "a batch is a tensor, or a tuple of which the first are the model's inputs"
+
+
+def needs_calibration(prepared: GraphModule) -> bool:
+    """Whether what it sees decides anything: ranges, learned steps, new BatchNorms' statistics."""
+    grids = any(isinstance(module, GridActivation) for module in prepared.modules())
+    return grids or bool(prepared.meta.get("fresh_norms"))
+
+
+def constant_note(prepared: GraphModule) -> str | None:
+    """What the user should know where observers saw one number and no other; None if none did.
+
+    A range of no width is widened to hold 0, and that of 0 alone gets the scale 1: such a layer
+    computes, but what it is to distinguish it has not seen.
+    """
+    activations = {path: layer.activation for path, layer in quant_layers(prepared).items()}
+    found = [
+        path for path, a in activations.items() if isinstance(a, AffineActivation) and _flat(a)
+    ]
+    if not found:
+        return None
+    more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
+    return (
+        f"calibration saw one number only, everywhere, in front of {', '.join(found[:NAMED])}{more}: "
+        "their range is a guess. Calibrate on real inputs, which differ."
+    )
+
+
+def _flat(activation: AffineActivation) -> bool:
+    observer = activation.observer
+    return bool(observer.seen) and torch.equal(observer.low, observer.high)
 
 
 def calibrate(prepared: GraphModule, batches: Iterable[Any]) -> int:

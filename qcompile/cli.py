@@ -25,8 +25,11 @@ __all__ = ["FAILED", "INTERRUPTED", "OK", "REFUSED", "compile_parser", "main"]
 EPILOG = """\
 examples:
   qcompile examples/mnist.py                        train, binarize, compile, verify
-  qcompile net.py --bits 8 --epochs 0               8 bits by calibration alone
-  qcompile net.py --weight-bits 1 --activation-bits 4
+  qcompile net.py --mode static                     8 bits by calibration alone
+  qcompile net.py --mode dynamic                    8 bits, linear layers only, no calibration
+  qcompile net.py --mode weight-only --bits 4       4-bit weights, float activations
+  qcompile net.py --bits 4 --method lsq             train 4 bits with learned steps
+  qcompile net.py --weight-bits 2 --activation-bits 4
   qcompile net.py --method xnor --override 'head.*=8' --override stem=float
   qcompile net.py --weights net.safetensors -o net.qcp --benchmark
   qcompile net.py --target cpu:portable             one file for new and old processors
@@ -39,8 +42,9 @@ MODEL is a Python file that defines
   example_inputs        a tensor or a tuple of tensors, or input_shape = (1, 3, 224, 224)
 and, if it can,
   train(model, epochs=..., progress=...)    trains in place; called for the float network (unless
-                                            --weights has it) and for the quantized one
+                                            --weights has it), and in mode qat for the quantized one
   calibration_data()                        batches of inputs, to find the range of activations
+                                            in mode static
   evaluate(model)                           accuracy, 0 to 1
 
 other verbs, each with its own --help:
@@ -106,11 +110,28 @@ def compile_parser() -> argparse.ArgumentParser:
     add("--target", default="cpu", help="cpu for this machine (default), cpu:haswell, cpu:portable")
 
     add = parser.add_argument_group("how many bits, and by which paper").add_argument
-    add("--bits", type=int, default=1, metavar="N", help="1 to 8, or 32 for float (default: 1)")
+    add(
+        "--mode",
+        metavar="MODE",
+        help="qat: train with quantizers (default, where there is train()); static: calibrate "
+        "(default elsewhere); dynamic: ranges at run time, linear layers only; weight-only",
+    )
+    add(
+        "--bits",
+        type=int,
+        metavar="N",
+        help="1 to 8, or 32 for float; of weights alone if weight-only (default: 1, or 8 with "
+        "--mode static, dynamic or weight-only)",
+    )
     add("--weight-bits", type=int, metavar="N", help="of weights, where it differs from --bits")
     add("--activation-bits", type=int, metavar="N", help="of activations, likewise")
     add("--gradient-bits", type=int, default=32, metavar="N", help="in training, as DoReFa-Net")
-    add("--method", default="bireal", help="bireal, xnor, dorefa or affine (default: bireal)")
+    add(
+        "--method",
+        default="bireal",
+        help="bireal, xnor, dorefa, affine, lsq or pact (default: bireal, affine above 1 bit)",
+    )
+    add("--observer", metavar="NAME", help="min-max, moving-average, histogram or percentile")
     add("--first-last-bits", type=int, default=8, metavar="N", help="2 to 8, or 32 (default: 8)")
     add(
         "--override",
@@ -159,7 +180,9 @@ def _compile(options: argparse.Namespace, out: Console, err: Console) -> int:
     from qcompile.quant.recipe import Recipe
 
     recipe = Recipe(
-        options.bits,
+        _default_bits(options.mode) if options.bits is None else options.bits,
+        mode=options.mode or "qat",
+        observer=options.observer,
         weight_bits=options.weight_bits,
         activation_bits=options.activation_bits,
         gradient_bits=options.gradient_bits,
@@ -175,6 +198,7 @@ def _compile(options: argparse.Namespace, out: Console, err: Console) -> int:
     job = Job(
         model=options.model,
         recipe=recipe,
+        mode_given=options.mode is not None,
         target=Target.parse(options.target),
         output=options.output,
         weights=options.weights,
@@ -190,6 +214,11 @@ def _compile(options: argparse.Namespace, out: Console, err: Console) -> int:
         tuning=_tuning(options),
     )
     return OK if run(job, out, err) else FAILED
+
+
+def _default_bits(mode: str | None) -> int:
+    """One bit is for training; what was trained in float keeps its accuracy at eight."""
+    return 1 if mode in (None, "qat") else 8
 
 
 def _tuning(options: argparse.Namespace) -> Tuning | None:

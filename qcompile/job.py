@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -15,11 +15,12 @@ from torch.fx import GraphModule
 from torch.utils._pytree import tree_leaves
 
 from qcompile import api, baselines, model_file, report, tuning_search, weights
-from qcompile.calibration import calibrate
+from qcompile.calibration import calibrate, constant_note, needs_calibration
 from qcompile.codegen.linker import find_linker
 from qcompile.codegen.machine import machine_of
 from qcompile.dump import Dump, make_folder
 from qcompile.errors import QCompileError
+from qcompile.ir.plan import FLOAT_BITS
 from qcompile.ir.target import Target
 from qcompile.machine import choose
 from qcompile.model_file import Inputs, ModelFile
@@ -39,11 +40,16 @@ BATCHES = (1, 64)
 
 @dataclass(frozen=True)
 class Job:
-    """What is asked for: the options of the command line, under their own names."""
+    """What is asked for: the options of the command line, under their own names.
+
+    Attributes:
+        mode_given: whether the user said the recipe's mode; if not, what is not trained is "static".
+    """
 
     model: str
     recipe: Recipe
     target: Target
+    mode_given: bool = False
     output: Path | None = None
     weights: Path | None = None
     save_weights: Path | None = None
@@ -72,6 +78,7 @@ def run(job: Job, out: Console, err: Console) -> bool:
     if job.threads is not None:
         torch.set_num_threads(job.threads)
     file = model_file.read(job.model, job.input_shape)
+    job = _with_mode(job, file)
     output = job.output or Path(f"{file.name}-{_bits(job.recipe)}{SUFFIX}")
     check(job, file, output)
     dump = Dump(job.dump_dir, out.print if job.print_after_each else None)
@@ -95,10 +102,19 @@ def run(job: Job, out: Console, err: Console) -> bool:
     return True
 
 
+def _with_mode(job: Job, file: ModelFile) -> Job:
+    if job.mode_given or (file.has("train") and job.epochs != 0):
+        return job
+    return replace(job, recipe=replace(job.recipe, mode="static"))
+
+
 def _bits(recipe: Recipe) -> str:
     weight = recipe.bits if recipe.weight_bits is None else recipe.weight_bits
     activation = recipe.bits if recipe.activation_bits is None else recipe.activation_bits
-    return f"w{weight}a{activation}"
+    if weight == activation == FLOAT_BITS and recipe.overrides:
+        return "mixed"
+    activation = FLOAT_BITS if recipe.mode == "weight-only" else activation
+    return f"w{weight}a{activation}" + ("-dynamic" if recipe.mode == "dynamic" else "")
 
 
 # --- before anything takes long ------------------------------------------------------------------
@@ -123,6 +139,7 @@ def check(job: Job, file: ModelFile, output: Path | None) -> None:
             where=str(file.path),
             hint="the file's train has no such argument" if file.has("train") else None,
         )
+    _check_mode(job, file)
     if job.save_weights is not None and not _trains_float(job, file):
         raise QCompileError("--save-weights: no float network is trained here")
     for target in job.target.variants():
@@ -130,6 +147,22 @@ def check(job: Job, file: ModelFile, output: Path | None) -> None:
     if job.tuning is not None:
         tuning_search.check(job.target, job.tuning)
     api.prepare(file.model, file.example_inputs, job.recipe)
+
+
+def _check_mode(job: Job, file: ModelFile) -> None:
+    if not job.mode_given or job.recipe.mode != "qat":
+        return
+    if not file.has("train"):
+        raise QCompileError(
+            "--mode qat trains the quantized network, and there is no train(model)",
+            where=str(file.path),
+            hint="define it, or take --mode static, dynamic or weight-only",
+        )
+    if job.epochs == 0:
+        raise QCompileError(
+            "--mode qat trains the quantized network, and --epochs 0 trains nothing",
+            hint="leave one of them out, or take --mode static",
+        )
 
 
 def check_writable(path: Path) -> None:
@@ -180,20 +213,32 @@ def _prepare(job: Job, file: ModelFile, dump: Dump) -> GraphModule:
 
 
 def _quantize(job: Job, file: ModelFile, prepared: GraphModule, steps: Steps) -> None:
-    """Train the prepared network, or let it find its ranges where it cannot be trained."""
-    if file.has("train") and job.epochs != 0:
+    """Train the prepared network, or calibrate it if anything in it follows from what it sees."""
+    if job.recipe.mode == "qat":
         with steps("train the quantized network") as advance:
             file.train(prepared, job.epochs, advance)
         return
-    with steps("calibrate"):
-        calibrate(prepared, calibration_of(file))
+    if needs_calibration(prepared):
+        _calibrate(file, prepared, steps)
     weight_bits = min((p.weight_bits for p in prepared.meta["plans"].values()), default=32)
     if weight_bits <= api.UNTRAINED_BITS:
-        why = "--epochs 0" if file.has("train") else "the model file has no train(model)"
         steps.note(
-            f"{weight_bits}-bit weights are untrained ({why}): expect the accuracy of a guess. "
-            "Such networks have to be trained with their quantizers."
+            f"{weight_bits}-bit weights are untrained ({_why_untrained(job, file)}): expect the "
+            "accuracy of a guess. Such networks have to be trained with their quantizers."
         )
+
+
+def _why_untrained(job: Job, file: ModelFile) -> str:
+    if job.mode_given:
+        return f"--mode {job.recipe.mode}"
+    return "--epochs 0" if file.has("train") else "the model file has no train(model)"
+
+
+def _calibrate(file: ModelFile, prepared: GraphModule, steps: Steps) -> None:
+    with steps("calibrate"):
+        calibrate(prepared, calibration_of(file))
+    if constant := constant_note(prepared):
+        steps.note(constant)
     if not file.has("calibration_data"):
         steps.note(
             "The model file has no calibration_data(): the range of activations is that of "

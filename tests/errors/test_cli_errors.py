@@ -58,6 +58,18 @@ def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         ("--weight-bits 16", "weight_bits must be 1 to 8"),
         ("--method binary", "unknown method 'binary'"),
         ("--method affine", "method 'affine' has no 1-bit quantizer"),
+        ("--mode fast", "unknown mode 'fast'"),
+        ("--mode statc", "did you mean 'static'?"),
+        ("--mode qat --epochs 0", "--mode qat trains the quantized network, and --epochs 0 trains"),
+        ("--mode dynamic --activation-bits 1", "mode 'dynamic' has no 1-bit activations"),
+        ("--mode dynamic --bits 1", "mode 'dynamic' has no 1-bit activations"),
+        ("--mode weight-only --activation-bits 8", "mode 'weight-only' has no 8-bit activations"),
+        ("--mode static --bits 0", "bits must be 1 to 8"),
+        ("--mode weight-only --observer min-max", "nothing is observed with mode 'weight-only'"),
+        ("--observer median", "unknown observer 'median'"),
+        ("--bits 1 --method lsq", "method 'lsq' has no 1-bit quantizer"),
+        ("--weight-bits 32 --activation-bits 8", "32-bit weights with 8-bit activations cannot"),
+        ("--override 2=32/8", "2: 32-bit weights with 8-bit activations cannot"),
         ("--target tpu", "unknown target 'tpu'"),
         ("--target cpu:", "no processor after the colon of 'cpu:'"),
         ("--target cpu:abacus", "unknown processor 'abacus'"),
@@ -100,9 +112,9 @@ def test_a_folder_that_does_not_let_us_write(
 
 
 def test_a_graph_that_cannot_be_written(capsys: pytest.CaptureFixture[str]) -> None:
-    Path("graphs", "01-canonicalize.txt").mkdir(parents=True)
+    Path("graphs", "01-read-torch-ao.txt").mkdir(parents=True)
     assert cli.main(["net.py", "--dump-dir", "graphs"]) == cli.REFUSED
-    assert "graphs/01-canonicalize.txt: cannot write the graph" in capsys.readouterr().err
+    assert "graphs/01-read-torch-ao.txt: cannot write the graph" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [["--bits", "two"], ["--bit", "2"], ["extra"], ["--target"]])
@@ -155,6 +167,31 @@ def test_epochs_without_train(capsys: pytest.CaptureFixture[str]) -> None:
     Path("fixed.py").write_text(MODEL.replace(", epochs=1", ""))
     message = refusal(capsys, "fixed.py", "--epochs", "3")
     assert "the file's train has no such argument" in message
+
+
+def test_training_with_quantizers_needs_train(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("untrained.py").write_text(MODEL.split("def train")[0])
+    message = refusal(capsys, "untrained.py", "--mode", "qat")
+    assert (
+        "untrained.py: --mode qat trains the quantized network, and there is no train(" in message
+    )
+    assert "--mode static, dynamic or weight-only" in message
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("[]", "there is no calibration batch"),
+        ("[torch.full((2, 4), float('nan'))]", "calibration batch 0: an input holds NaN"),
+        ("[example_inputs, example_inputs / 0]", "calibration batch 1: an input holds NaN"),
+    ],
+)
+def test_calibration_data(capsys: pytest.CaptureFixture[str], data: str, message: str) -> None:
+    untrained = MODEL.split("def train")[0]
+    Path("bad.py").write_text(untrained + f"\ndef calibration_data():\n    return {data}\n")
+    assert cli.main(["bad.py", "--bits", "8"]) == cli.REFUSED
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not list(Path().glob("*.qcp"))
 
 
 def test_control_flow_by_values(capsys: pytest.CaptureFixture[str]) -> None:
