@@ -9,8 +9,10 @@ from qcompile.passes.canonicalize import Canonicalize
 from qcompile.passes.choose_quantized import ChooseQuantized
 from qcompile.passes.commute_maxpool import CommuteMaxpool
 from qcompile.passes.convert import Convert
+from qcompile.passes.correct_bias import CorrectBias
 from qcompile.passes.correct_zero_padding import CorrectZeroPadding
 from qcompile.passes.drop_clip import DropClip
+from qcompile.passes.equalize_layers import EqualizeLayers
 from qcompile.passes.fold_batchnorm import FoldBatchnorm
 from qcompile.passes.fold_threshold import FoldThreshold
 from qcompile.passes.insert_fake_quant import InsertFakeQuant
@@ -31,10 +33,12 @@ PASSES: tuple[type[Pass], ...] = (
     ReadExported,
     Canonicalize,
     ChooseQuantized,
+    EqualizeLayers,
     BinarizeBlocks,
     InsertObservers,
     InsertFakeQuant,
     FoldBatchnorm,
+    CorrectBias,
     RemoveDropout,
     Convert,
     UnflattenLinear,

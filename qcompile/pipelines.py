@@ -15,6 +15,7 @@ from qcompile.passes.commute_maxpool import CommuteMaxpool
 from qcompile.passes.convert import Convert
 from qcompile.passes.correct_zero_padding import CorrectZeroPadding
 from qcompile.passes.drop_clip import DropClip
+from qcompile.passes.equalize_layers import EqualizeLayers
 from qcompile.passes.fold_batchnorm import FoldBatchnorm
 from qcompile.passes.fold_threshold import FoldThreshold
 from qcompile.passes.insert_fake_quant import InsertFakeQuant
@@ -50,6 +51,8 @@ def prepare_passes(recipe: Recipe) -> tuple[Pass, ...]:
         *read_passes(),
         # The plan decides whom the following ones touch.
         ChooseQuantized(recipe),
+        # For those that the plan gives affine activations; before fresh BatchNorms part them.
+        *((EqualizeLayers(),) if recipe.equalize else ()),
         # Moves what stands in front of a layer, so before anything is put directly in front of it.
         BinarizeBlocks(recipe),
         InsertObservers(recipe),
