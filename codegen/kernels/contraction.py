@@ -29,7 +29,7 @@ from qcompile.codegen.dots.neon import (
     SignedQuadDot,
     TwoBytePairsDot,
 )
-from qcompile.codegen.dots.weight_only import LevelDot
+from qcompile.codegen.dots.weight_only import level_dot
 from qcompile.codegen.groups import INTEGER_CONTRACTIONS, arguments, sizes
 from qcompile.codegen.kernels.ranges import levels
 from qcompile.codegen.machine import Machine
@@ -145,7 +145,7 @@ def _read(w: Writer, machine: Machine, method: str | None) -> Contraction:
     weight = w.tensor(second)
     rows = weight.reshape(1, weight.shape[0], 1, -1)
     if node.target is _dialect.weight_only_linear.default:
-        return Contraction(source, rows, LevelDot())
+        return Contraction(source, rows, level_dot(weight.numel(), 1))
     (bias,) = others
     return Contraction(source, rows, Dot(bias=None if bias is None else w.tensor(bias)))
 
@@ -234,10 +234,11 @@ def _integer_dot(w: Writer, source: Node, factors: Factors, method: str | None) 
 
 def _weight_only_conv(w: Writer, node: Node) -> Contraction:
     source, weight, stride, padding, dilation, groups = arguments(node)
+    taps = _grouped(w.tensor(weight), groups)
     return Contraction(
         source,
-        _grouped(w.tensor(weight), groups),
-        LevelDot(),
+        taps,
+        level_dot(taps.numel(), math.prod(w.layout(node).spatial)),
         tuple(stride),
         tuple(padding),
         tuple(dilation),

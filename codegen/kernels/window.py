@@ -20,7 +20,7 @@ from qcompile.codegen.expr import Expr
 from qcompile.codegen.groups import CONTRACTIONS, arguments, groups_of, sizes
 from qcompile.codegen.kernels.contraction import contraction_of
 from qcompile.codegen.kernels.ranges import is_finite
-from qcompile.codegen.writer import Point, Writer
+from qcompile.codegen.writer import Point, Writer, constant_from
 from qcompile.ir.ops import FLOAT32_EXACT, hanging_padding
 
 _aten, _dialect = torch.ops.aten, torch.ops.qcompile
@@ -142,15 +142,18 @@ def _depthwise(w: Writer, node: Node) -> Window:
     """
     integer = node.target is _dialect.conv.default
     c = contraction_of(w, w.machine)
-    weight = c.weight.reshape(c.groups, -1).T.contiguous()  # [taps, C]
     zero, pad = arguments(node)[6:8] if integer else (0, 0)
-    largest = 512 * weight.double().abs().sum(0).amax()  # centred bytes are within 256, as is pad
+    largest = (
+        512 * c.weight.flatten(1).double().abs().sum(1).amax()
+    )  # centred bytes are within 256, as is pad
     element = "float32" if not integer or largest < FLOAT32_EXACT else "int32"
-    weight = weight.to(torch.float32 if element == "float32" else torch.int32)
+    weight = w.weights(
+        constant_from(c.weight).reshape(c.groups, -1).permute(1, 0).cast(element)  # [taps, C]
+    )
     _, finished = c.dot.finish(w)
 
     def weights(number: Expr, p: Point) -> Expr:
-        return w.constant(weight, number * c.groups + p.channels)
+        return weight[number * c.groups + p.channels]
 
     def take(value: Expr, number: Expr, p: Point) -> Expr:
         x = e.cast(w.read(c.source, p), element)
