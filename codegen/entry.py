@@ -1,10 +1,9 @@
-"""The library's one function, which runs all kernels:
-`run(*inputs, *outputs, workspace, constants, threads, only)`.
+"""The library's functions: `constants(address)`, called once, says where what kernels read lies;
+then `run(*inputs, *outputs, workspace, threads, only)` runs all kernels.
 
 Inputs and outputs are tensors of the caller, of any alignment, whose shapes and dtypes are checked
-here; `workspace` is the address of `threads` workspaces, one after another, `constants` that of what
-kernels read. If `only` is not negative, that kernel runs alone, on at most `samples` samples: so the
-values of each can be seen.
+here; `workspace` is the address of `threads` workspaces, one after another. If `only` is not
+negative, that kernel runs alone, on at most `samples` samples: so the values of each can be seen.
 
 threads share   samples   as long as there is one for each: each runs all kernels on its own
                 tasks     of each kernel, for the samples that are left; a barrier between two kernels
@@ -28,8 +27,18 @@ from qcompile.codegen.plan import Place
 from qcompile.codegen.writer import Kernel
 from qcompile.constants import ALIGNMENT
 
-# An address as a pointer, in LLVM's language.
-_POINTER = """
+# Addresses as pointers, in LLVM's language.
+_POINTERS = """
+@qcompile_data = internal global ptr null
+define i32 @qcompile_keep(i64 %x) {
+  %p = inttoptr i64 %x to ptr
+  store ptr %p, ptr @qcompile_data
+  ret i32 0
+}
+define ptr @qcompile_constants() alwaysinline {
+  %p = load ptr, ptr @qcompile_data
+  ret ptr %p
+}
 define ptr @qcompile_pointer(i64 %x) alwaysinline {
   %p = inttoptr i64 %x to ptr
   ret ptr %p
@@ -66,7 +75,7 @@ def entry(
     workspace: int,
     samples: int,
 ) -> dict[GlobalVar, Any]:
-    """The functions that call kernels; the one named `run` is exported.
+    """The functions that call kernels; those named `run` and `constants` are exported.
 
     Args:
         inputs, outputs: shapes after the batch, and dtypes.
@@ -77,7 +86,16 @@ def entry(
     functions = {program.serial: program.in_parts(), program.single: program.one_kernel()}
     if program.pays:
         functions[program.shared] = program.with_barriers()
-    return {**functions, GlobalVar("run"): program.run(inputs, outputs)}
+    exported = {"run": program.run(inputs, outputs), "constants": _keep_constants()}
+    return {**functions, **{GlobalVar(name): made for name, made in exported.items()}}
+
+
+def _keep_constants() -> Any:
+    with IRBuilder() as ib, tb.prim_func(s_tir=True):
+        tb.func_name("constants")
+        address = tb.arg("address", tirx.Var("address", "int64"))
+        tb.evaluate(tirx.call_extern("int32", "qcompile_keep", address))
+    return ib.get()
 
 
 def alone(kernel: Kernel, name: str, inputs: Values, outputs: Values) -> dict[GlobalVar, Any]:
@@ -201,15 +219,13 @@ class _Program:
                     align = np.dtype(dtype).itemsize
                     buffer = tb.buffer((n, *shape), dtype, align=align)
                     pointers.append(tb.arg(f"{name}{i}", buffer).data)
-            *addresses, threads, only = (
-                tb.arg(name, tirx.Var(name, "int64"))
-                for name in ("workspace", "constants", "threads", "only")
+            address, threads, only = (
+                tb.arg(name, tirx.Var(name, "int64")) for name in ("workspace", "threads", "only")
             )
-            with tb.attr(0, "pragma_import_llvm", _POINTER):
-                for address in addresses:
-                    pointer = tirx.call_pure_extern("handle", "qcompile_pointer", address)
-                    pointers.append(tb.Bind(pointer))
-                at = _Pointers(pointers, len(inputs), self._workspace)
+            with tb.attr(0, "pragma_import_llvm", _POINTERS):
+                workspace = tb.Bind(tirx.call_pure_extern("handle", "qcompile_pointer", address))
+                constants = tb.Bind(tirx.call_pure_extern("handle", "qcompile_constants"))
+                at = _Pointers([*pointers, workspace, constants], len(inputs), self._workspace)
                 with tb.If(only >= 0):
                     with tb.Then():
                         self._then(self.single, at, only, n)

@@ -62,7 +62,7 @@ class Program:
         if threads > 1:
             use_threads(threads)
         results = self._arguments.call(
-            library.run, inputs, library.workspace(threads), library.constants, threads, _ALL
+            library.run, inputs, library.workspace(threads), threads, _ALL
         )
         return tuple(results) if self.info.returns_tuple else results[0]
 
@@ -92,7 +92,7 @@ class Program:
         memory = [workspace, *(y.view(np.uint8).reshape(-1) for y in outputs)]
 
         def run(number: int) -> dict[str, Bytes]:
-            library.run(*arguments, *outputs, address, library.constants, 1, number)
+            library.run(*arguments, *outputs, address, 1, number)
             stored = variant.kernels[number].results
             places = ((memory[v.output + 1][v.offset :], v) for v in stored)
             return {v.node: m[: size * v.size].reshape(size, v.size) for m, v in places}

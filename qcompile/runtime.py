@@ -113,9 +113,8 @@ class Library:
     """A loaded library.
 
     Attributes:
-        run: its function, `run(*inputs, *outputs, workspace, constants, threads, only)`; any number
-            of threads may call it at once, each with a workspace of its own.
-        constants: the address of what it reads.
+        run: its function, `run(*inputs, *outputs, workspace, threads, only)`; any number of threads
+            may call it at once, each with a workspace of its own.
     """
 
     def __init__(self, code: bytes, workspace: int, constants: Bytes) -> None:
@@ -133,7 +132,8 @@ class Library:
         self._size = workspace
         self._own = _Workspace()
         self._constants = constants  # they live as long as the code
-        self.constants: int = constants.ctypes.data
+        if constants.size:
+            self._module["constants"](constants.ctypes.data)
 
     def workspace(self, threads: int) -> int:
         """The address of so many workspaces, for this thread's calls alone."""

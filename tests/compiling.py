@@ -146,8 +146,7 @@ def load(built: Built) -> Run:
         use_threads(threads)
         size = inputs[0].shape[0]
         results = [torch.empty(size, *s, dtype=getattr(torch, d)) for s, d in built.outputs]
-        addresses = (library.workspace(threads), library.constants)
-        library.run(*inputs, *results, *addresses, threads, -1)
+        library.run(*inputs, *results, library.workspace(threads), threads, -1)
         return results
 
     return run

@@ -109,7 +109,7 @@ def _library(inputs: Shapes, outputs: Shapes, sample: Callable[..., None]) -> by
             tb.arg(f"tensor{i}", tb.buffer((n, *shape), dtype, align=np.dtype(dtype).itemsize))
             for i, (shape, dtype) in enumerate([*inputs, *outputs])
         ]
-        for name in ("workspace", "constants", "threads", "only"):
+        for name in ("workspace", "threads", "only"):
             tb.arg(name, tirx.Var(name, "int64"))
         with tb.parallel(n) as i:
             sample(i, *tensors)

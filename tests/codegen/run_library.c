@@ -160,6 +160,8 @@ int main(int argc, char** argv) {
   set_slots(library);
   TVMFFISafeCallType run = (TVMFFISafeCallType)dlsym(library, "__tvm_ffi_run");
   if (!run) fail("no function", "run");
+  TVMFFISafeCallType set_constants = (TVMFFISafeCallType)dlsym(library, "__tvm_ffi_constants");
+  if (!set_constants) fail("no function", "constants");
   input = fopen(argv[2], "rb");
   if (!input) fail("cannot read", argv[2]);
 
@@ -168,21 +170,23 @@ int main(int argc, char** argv) {
   for (int64_t i = 0; i < stored; ++i) storages[i] = storage();
   int64_t count = number();
   DLTensor* tensors = make(count, sizeof *tensors);
-  TVMFFIAny *arguments = make(count + 4, sizeof *arguments), result = {.type_index = kTVMFFINone};
+  TVMFFIAny *arguments = make(count + 3, sizeof *arguments), result = {.type_index = kTVMFFINone};
   for (int64_t i = 0; i < count; ++i) {
     tensors[i] = tensor(storages);
     arguments[i].type_index = kTVMFFIDLTensorPtr;
     arguments[i].v_ptr = &tensors[i];
   }
   int64_t workspace = (int64_t)storages[number()].data;
-  int64_t constants = (int64_t)storages[number()].data;
+  TVMFFIAny address = {.type_index = kTVMFFIInt};
+  address.v_int64 = (int64_t)storages[number()].data;
+  if (set_constants(NULL, &address, 1, &result)) fail("constants", "failed");
   threads = number();
-  const int64_t numbers[] = {workspace, constants, threads, -1};
-  for (int i = 0; i < 4; ++i) {
+  const int64_t numbers[] = {workspace, threads, -1};
+  for (int i = 0; i < 3; ++i) {
     arguments[count + i].type_index = kTVMFFIInt;
     arguments[count + i].v_int64 = numbers[i];
   }
-  if (run(NULL, arguments, count + 4, &result)) fail("run", "failed");
+  if (run(NULL, arguments, count + 3, &result)) fail("run", "failed");
 
   FILE* output = fopen(argv[3], "wb");
   if (!output) fail("cannot write", argv[3]);

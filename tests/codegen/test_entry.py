@@ -69,8 +69,7 @@ def outputs(size: int) -> list[Tensor]:
 
 def call(x: Any, results: Sequence[Any], threads: int, only: int = -1) -> None:
     use_threads(min(threads, cores()))
-    addresses = (library().workspace(threads), library().constants)
-    library().run(x, *results, *addresses, threads, only)
+    library().run(x, *results, library().workspace(threads), threads, only)
 
 
 def check(x: Tensor, threads: int) -> bool:
@@ -102,7 +101,7 @@ def test_small_networks_share_samples_alone() -> None:
     y = torch.empty_like(x)
     for threads in (1, 2):
         use_threads(min(threads, cores()))
-        loaded.run(x, y.zero_(), loaded.workspace(threads), loaded.constants, threads, -1)
+        loaded.run(x, y.zero_(), loaded.workspace(threads), threads, -1)
         assert torch.equal(y, x.relu())
 
 
@@ -179,7 +178,7 @@ library = Library(code, workspace, constants)
 def run():
     use_threads(threads)
     results = [np.zeros((len(x), 32, 10, 11), "f4"), np.zeros((len(x), 32), "f4")]
-    library.run(x, *results, library.workspace(threads), library.constants, threads, -1)
+    library.run(x, *results, library.workspace(threads), threads, -1)
     return results
 
 first = run()
