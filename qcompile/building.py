@@ -73,7 +73,7 @@ def _variant(built: Built) -> Variant:
     kernels = []
     for k in built.kernels:
         results = tuple(StoredInfo(s.node, s.size, s.output, s.offset) for s in k.results)
-        kernels.append(KernelInfo(k.name, k.nodes, k.layer, k.kind, results, k.tuned))
+        kernels.append(KernelInfo(k.name, k.nodes, k.layer, k.kind, results, k.tuned, k.method))
     features, workspace = tuple(built.features), built.workspace
     return Variant(built.family, built.arch, features, tuple(kernels), workspace, built.samples)
 
@@ -123,6 +123,7 @@ def _layer(gm: GraphModule, plan: LayerPlan, built: Built) -> LayerInfo:
         bytes_after=after,
         kernel=kind,
         reason=plan.reason or declined,
+        why=gm.meta.get("whys", {}).get(plan.layer, "") or next((k.why for k in kernels), ""),
     )
 
 

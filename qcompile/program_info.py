@@ -64,9 +64,10 @@ class KernelInfo:
         name: its symbol.
         nodes: names of the lowered graph's nodes that it computes, in their order.
         layer: the user's layer that it stands for, or "".
-        kind: "xnor", "int8", "float", ...: what the arithmetic is.
+        kind: "xnor-popcount", "int8", "lookup", "bit-planes", "float32", ...: what the arithmetic is.
         results: what it stores.
         tuned: what tuning chose for it (method and tile), or "" where it is the default.
+        method: the method and the tile, whoever chose them, or "" where there is no choice.
     """
 
     name: str
@@ -75,6 +76,7 @@ class KernelInfo:
     kind: str = ""
     results: tuple[StoredInfo, ...] = ()
     tuned: str = ""
+    method: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,8 +111,9 @@ class LayerInfo:
         weights: how many weights it has.
         bytes_before: of the float weights.
         bytes_after: of the packed weights, as the program's file stores them.
-        kernel: what computes it ("xnor", "int8", "float", ...).
+        kernel: what computes it: "xnor-popcount", "int8", "lookup", "bit-planes", "float32", ...
         reason: why it is not at the bits that were asked for, or "".
+        why: that kernel was chosen, in a few words, or "" where there was no choice.
     """
 
     layer: str
@@ -122,6 +125,7 @@ class LayerInfo:
     bytes_after: int
     kernel: str = ""
     reason: str = ""
+    why: str = ""
 
 
 @dataclass(frozen=True)
