@@ -76,7 +76,7 @@ def _row(layer: LayerInfo) -> tuple[str, ...]:
         f"{layer.weights:,}",
         readable(layer.bytes_before),
         readable(layer.bytes_after),
-        layer.reason,
+        "; ".join(filter(None, (layer.reason, layer.why))),
     )
 
 
