@@ -21,7 +21,7 @@ from tvm_ffi import StructuralKey
 from qcompile.codegen.constants import Constants
 from qcompile.codegen.entry import Step, entry, stride_of
 from qcompile.codegen.fusion import form
-from qcompile.codegen.groups import Group
+from qcompile.codegen.groups import INTEGER_CONTRACTIONS, Group
 from qcompile.codegen.layout import Layout, check_batch, layout_of
 from qcompile.codegen.linker import link
 from qcompile.codegen.machine import Machine, machine_of
@@ -70,10 +70,12 @@ class KernelInfo:
         name: its symbol in the library; layers of one shape share one.
         nodes: names of the nodes of the lowered graph that it computes, in order.
         layer: the user's layer that it stands for.
-        kind: "xnor-popcount", "int8", "float32", "pack", "pool", "softmax", "copy", "elementwise".
+        kind: "xnor-popcount", "int8" or another method of integers ("lookup", "bit-planes"), "float32",
+            "weight-only", "pack", "pool", "softmax", "copy", "elementwise".
         inputs: names of the nodes whose values it reads, in the order of its arguments.
         results: the values that it stores, in the order of its arguments.
-        tuned: how it is computed, where that is not the default.
+        tuned: how it is computed, where tuning chose that and it is not the default.
+        method: how it is computed, where something was chosen; why: in a few words.
         weights: what it reads as its layer's weights, if anything.
     """
 
@@ -85,6 +87,8 @@ class KernelInfo:
     results: tuple[Stored, ...]
     tuned: str = ""
     weights: Constant | None = None
+    method: str = ""
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -147,11 +151,13 @@ def build(gm: GraphModule, target: Target, choose: Choose = by_default) -> Built
             str(step.symbol.name_hint),
             tuple(n.name for n in g.nodes),
             str(g.anchor.meta.get("layer") or g.anchor.name),
-            g.kind,
+            _kind(g, choice),
             tuple(n.name for n in g.inputs),
             tuple(_stored(n, placed) for n in g.results),
-            str(choice or ""),
+            str(choice) if choice is not None and not choice.why else "",
             step.kernel.weights,
+            str(choice or ""),
+            choice.why if choice is not None else "",
         )
         for g, step, choice in zip(groups, steps, choices, strict=True)
     )
@@ -170,6 +176,12 @@ def build(gm: GraphModule, target: Target, choose: Choose = by_default) -> Built
         stride_of(placed.workspace),
         placed.samples,
     )
+
+
+def _kind(group: Group, choice: Choice | None) -> str:
+    """What the arithmetic is; there are several for integers."""
+    method = choice.method if choice is not None else None
+    return method if method and group.anchor.target in INTEGER_CONTRACTIONS else group.kind
 
 
 def _stored(node: Node, placed: Plan) -> Stored:
@@ -207,7 +219,7 @@ def _module(
 
     steps = []
     for group, choice in zip(groups, choices, strict=True):
-        name = f"{group.kind}_{str(group.anchor.target).split('.')[1]}".replace("-", "_")
+        name = f"{_kind(group, choice)}_{str(group.anchor.target).split('.')[1]}".replace("-", "_")
         kernel = kernel_of(gm, group, machine, choice)
         inputs = [placed.place(node) for node in group.inputs]
         steps.append(step(name, kernel, inputs, [placed.place(node) for node in group.results]))

@@ -47,13 +47,13 @@ class LowerBinaryConv(Pass):
         conv = binary_conv(gm, node)
         if not isinstance(conv, BinaryConv):
             return conv
+        if reason := self.stays(node):
+            return Declined(reason)
         pad_sign = _pad_sign(conv)
         if pad_sign is None:
             return Declined(
                 f"pads with {conv.pad_value}, which is none of its levels {conv.low} and 1"
             )
-        if reason := self.stays(node):
-            return Declined(reason)
         layer, weight = str(node.meta["layer"]), conv.weight
         words = pack_words(sign_bits(weight)).flatten(1)
         graph = gm.graph

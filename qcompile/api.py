@@ -32,6 +32,7 @@ from qcompile.quant.observers import Observer
 from qcompile.quant.recipe import Recipe
 
 if TYPE_CHECKING:
+    from qcompile.kernels import Kernels
     from qcompile.steps import Step
     from qcompile.tuning import Tuning
     from qcompile.tuning_search import Tuned
@@ -74,7 +75,9 @@ def prepare(
             f"recipe is {recipe!r}", hint="pass qcompile.Recipe(bits=1), or any of its fields"
         )
     graph = traced(model, example_inputs, concrete_args=concrete_args, leaf_modules=leaf_modules)
-    return run(pipelines.prepare_passes(recipe), graph, after_each).graph
+    prepared = run(pipelines.prepare_passes(recipe), graph, after_each).graph
+    prepared.meta["correct_bias"] = recipe.correct_bias
+    return prepared
 
 
 def traced(
@@ -185,6 +188,7 @@ def compile(
     after_each: AfterEach | None = None,
     step: Step = nullcontext,
     tune: bool | int | Tuning | Tuned = False,
+    kernel: Kernels = None,
     **recipe_fields: Any,
 ) -> Program:
     """Compile a converted model, or do everything that leads there from a float one.
@@ -205,6 +209,9 @@ def compile(
         tune: False gives every kernel its default, and reads no cache. True measures all ways to
             compute each kernel that the cache does not know, and takes the fastest; a number, so
             many of them at most; a `qcompile.Tuning` says all of it.
+        kernel: None lets a model of their costs choose. Else "int8", "lookup", "bit-planes" or
+            "xnor-popcount" for all layers that can have it; or a name for each layer path, glob or
+            class: `{"layer1.*": "lookup"}`. Results do not depend on it.
 
     Raises:
         QCompileError: something in the model, the data or the recipe cannot be had.
@@ -218,7 +225,7 @@ def compile(
                 f"a converted model takes no {', '.join(given)}: that is settled",
                 hint="qcompile.compile(converted, target=...)",
             )
-        return _compile_converted(model, target, (), after_each, step, tune)
+        return _compile_converted(model, target, (), after_each, step, tune, kernel)
     if isinstance(model, GraphModule) and model.meta.get("stage") is Stage.PREPARED:
         raise QCompileError(
             "this model is prepared, not converted",
@@ -239,7 +246,7 @@ def compile(
     for note in notes:
         _log.warning(note)
     converted = convert(prepared, after_each=after_each)
-    return _compile_converted(converted, target, notes, after_each, step, tune)
+    return _compile_converted(converted, target, notes, after_each, step, tune, kernel)
 
 
 def _compile_converted(
@@ -249,17 +256,20 @@ def _compile_converted(
     after_each: AfterEach | None,
     step: Step,
     tune: bool | int | Tuning | Tuned,
+    kernel: Kernels,
 ) -> Program:
+    from qcompile import kernels
     from qcompile.building import build_program  # the compiler, loaded only where it is needed
     from qcompile.tuning_search import as_tuned
 
     with step("lower to kernels"):
-        lowered = pipelines.lower(converted, after_each)
+        selection, lowered = kernels.lower(converted, target, kernel, after_each)
     tuned = as_tuned(tune, lowered, target, step)
     if tuned is not tune:
         for note in tuned.notes:
             _log.warning(note)
-    return build_program(converted, lowered, target, notes, step, tuned.choose)
+    choose = selection.choose(tuned.choose)
+    return build_program(converted, lowered, target, notes, step, choose)
 
 
 def _recipe(recipe: Recipe | None, fields: Mapping[str, Any]) -> Recipe:

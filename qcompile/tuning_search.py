@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from torch.fx import GraphModule
 
 import qcompile
-from qcompile import pipelines
+from qcompile import kernels
 from qcompile.codegen.build import Choose, by_default
 from qcompile.codegen.machine import Machine, machine_of
 from qcompile.codegen.schedules.tile import Choice, Tile
@@ -21,6 +21,7 @@ from qcompile.codegen.tuning.sharing import Done, Task, search_here, search_ther
 from qcompile.codegen.tuning.space import Chooser, Workload, processor, workloads
 from qcompile.errors import QCompileError
 from qcompile.ir.target import Target
+from qcompile.kernels import Kernels
 from qcompile.machine import obstacle
 from qcompile.program_info import Variant
 from qcompile.runtime import cores, default_threads, use_threads
@@ -81,6 +82,7 @@ def tune(
     tuning: Tuning,
     step: Step = nullcontext,
     interrupted: Callable[[], None] | None = None,
+    kernel: Kernels = None,
 ) -> Tuned:
     """Measure what the cache does not know yet, as far as the budget goes.
 
@@ -90,11 +92,13 @@ def tune(
         step: entered around the search.
         interrupted: called where Ctrl-C ends the search, which is left with what was found; None
             lets KeyboardInterrupt pass.
+        kernel: what is forced, as in `compile`.
 
     Raises:
         QCompileError: as in `check`; or all servers are lost, or the file cannot be written.
     """
-    return _Search(target, tuning, interrupted).run(pipelines.lower(converted), step)
+    _, lowered = kernels.lower(converted, target, kernel)
+    return _Search(target, tuning, interrupted).run(lowered, step)
 
 
 def as_tuned(

@@ -146,8 +146,9 @@ def inspect(options: argparse.Namespace, out: Console, err: Console) -> int:
         for variant in info.variants:
             out.print(Text(f"kernels of {variant.arch}"))
             for kernel in variant.kernels:
-                tuned = f"  tuned: {kernel.tuned}" if kernel.tuned else ""
-                out.print(Text(f"  {kernel.name}  {kernel.kind}  {kernel.layer}{tuned}"))
+                method = f"  {kernel.method}" if kernel.method else ""
+                method = f"  tuned: {kernel.tuned}" if kernel.tuned else method
+                out.print(Text(f"  {kernel.name}  {kernel.kind}  {kernel.layer}{method}"))
     return OK
 
 

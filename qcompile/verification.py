@@ -26,8 +26,10 @@ from qcompile.ir.graph import stage_of
 from qcompile.ir.stages import Stage
 from qcompile.kernel_check import KernelChecker, Reference, float_error
 from qcompile.machine import obstacle
+from qcompile.passes.one_bit import Stays
 from qcompile.pipelines import lower
 from qcompile.program import Program
+from qcompile.program_info import ProgramInfo
 from qcompile.verify_report import OutputReport, VerifyReport
 
 __all__ = ["TOLERANCE", "VerifyReport", "verify"]
@@ -55,7 +57,7 @@ def verify(
     """
     _check_graph(program, converted)
     batches = _batches(inputs, len(program.info.inputs))
-    graph = lower(converted)
+    graph = lower(converted, stays=_stayed(program.info))
     variants = [_Variant(one, graph, tolerance) for one in program.runnable()]
     samples = unlike = 0
     for number, batch in enumerate(batches):
@@ -73,6 +75,17 @@ def verify(
         samples += size
     first, *others = [v.report(samples, unlike, tolerance) for v in variants]
     return replace(first, others=tuple(others), unverified=_unverified(program))
+
+
+def _stayed(info: ProgramInfo) -> Stays:
+    """Which layers of one-bit levels and weights were not packed when the program was compiled."""
+    bytes_ = {
+        layer.layer: layer.reason
+        for layer in info.layers
+        if layer.weight_bits == layer.activation_bits == 1
+        and layer.kernel not in ("", "xnor-popcount")
+    }
+    return lambda node: bytes_.get(str(node.meta.get("layer")), "")
 
 
 def _unverified(program: Program) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import torch
 from torch.fx import GraphModule
 
 from qcompile.codegen.build import Choose, by_default
-from qcompile.codegen.costs.ranking import Pick, pick
+from qcompile.codegen.costs.ranking import INT8, Pick, pick
 from qcompile.codegen.groups import INTEGER_CONTRACTIONS, Group
 from qcompile.codegen.kernels.contraction import contraction_of, methods_of
 from qcompile.codegen.machine import Machine
@@ -18,10 +18,17 @@ from qcompile.codegen.schedules.tile import Choice, tile_of
 from qcompile.codegen.tuning.space import is_tunable
 from qcompile.codegen.writer import Writer
 
-XNOR, FLOAT = "xnor-popcount", "float32"
+XNOR = "xnor-popcount"
 FORCED = "forced"
 _TABLES = "lookup"  # of signs; products of integers have a method of that name too
 XNOR_TABLES = "xnor-lookup"
+_ONLY_WAYS = ("float32", "weight-only")
+# What a user may force: of packed signs, in any way or in one; and of everything.
+SIGN_KERNELS = (
+    XNOR,
+    *("carry-save", "carry-save-bytes", XNOR_TABLES, "popcount", "count", "count-bytes"),
+)
+KERNELS = (XNOR, INT8, "lookup", "bit-planes", *_ONLY_WAYS, *SIGN_KERNELS[1:])
 
 
 def offered(gm: GraphModule, group: Group, machine: Machine) -> tuple[str, ...]:
@@ -38,8 +45,8 @@ def offered(gm: GraphModule, group: Group, machine: Machine) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Chooser:
-    """Chooses for the compiler: `Chooser(forced, tuned)(gm, group, machine)`.
+class KernelChooser:
+    """Chooses for the compiler: `KernelChooser(forced, tuned)(gm, group, machine)`.
 
     Attributes:
         forced: names of kernels, as in `offered`, by layer; where a machine lacks one, the model
@@ -56,7 +63,7 @@ class Chooser:
             return None
         forced = self.forced.get(layer_of(group))
         tuned = self.tuned(gm, group, machine)
-        if forced in offered(gm, group, machine) and forced not in (XNOR, FLOAT):
+        if forced in offered(gm, group, machine) and forced not in (XNOR, *_ONLY_WAYS):
             method = _TABLES if forced == XNOR_TABLES else forced
             if tuned is not None and tuned.method == method:
                 return tuned

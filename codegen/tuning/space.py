@@ -10,9 +10,10 @@ from typing import Any
 
 from torch.fx import GraphModule, Node
 
+from qcompile.codegen.costs.ranking import ordered
 from qcompile.codegen.fusion import form
 from qcompile.codegen.groups import CONTRACTIONS, Group, arguments
-from qcompile.codegen.kernels.contraction import contraction_of, methods_of
+from qcompile.codegen.kernels.contraction import contraction_of
 from qcompile.codegen.kernels.window import is_depthwise
 from qcompile.codegen.layout import Layout, layout_of
 from qcompile.codegen.machine import Machine
@@ -74,7 +75,7 @@ def choices_of(gm: GraphModule, group: Group, machine: Machine) -> tuple[Choice,
     """All ways to compute a contraction, the default first, then the likeliest of each method."""
     w = Writer(gm, group, machine, NODE_RULES)
     columns = []
-    for method in methods_of(w, machine):
+    for method in ordered(gm, group, machine):
         c = contraction_of(w, machine, method)
         tiles = candidates(c, machine, packs=group.packs)
         columns.append([Choice(method, tile) for tile in tiles])

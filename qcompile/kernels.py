@@ -1,0 +1,213 @@
+"""Which kernel computes which layer: what the user forces, and what the cost model takes elsewhere.
+
+    --kernel int8                 every layer that can be computed with products of bytes
+    --kernel 'layer1.*=lookup'    these layers; a path, a glob, or a class such as Linear
+
+A layer of one-bit levels and weights is lowered to words or left as bytes first, once for all processors
+of a target; how each contraction is computed is chosen afterwards, for each processor by itself.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+from torch.fx import GraphModule, Node
+
+from qcompile import pipelines
+from qcompile.codegen.build import Choose, by_default
+from qcompile.codegen.costs.choose import (
+    FORCED,
+    KERNELS,
+    SIGN_KERNELS,
+    KernelChooser,
+    layer_of,
+    offered,
+)
+from qcompile.codegen.costs.words import Comparison, compare, methods_in_bytes, shape_of
+from qcompile.codegen.fusion import form
+from qcompile.codegen.groups import CONTRACTIONS
+from qcompile.codegen.machine import Machine, machine_of
+from qcompile.errors import QCompileError
+from qcompile.ir.plan import LayerPlan
+from qcompile.ir.target import Target
+from qcompile.passes.base import AfterEach
+
+Kernels = str | Sequence[str] | Mapping[str, str] | None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A kernel that is forced on a layer.
+
+    Attributes:
+        kernel: its name.
+        pattern: the user's, that matched the layer; "" for a kernel that was named without one, which
+            only counts where a layer can have it.
+    """
+
+    kernel: str
+    pattern: str = ""
+
+
+def wanted(kernels: Kernels, plans: Mapping[str, LayerPlan]) -> dict[str, Wanted]:
+    """What is forced on which layer, the last word on each.
+
+    Args:
+        kernels: a name; or "PATTERN=NAME", several of them; or names by pattern.
+
+    Raises:
+        QCompileError: a name that no kernel has, or a pattern that no layer matches.
+    """
+    found: dict[str, Wanted] = {}
+    for pattern, kernel in _pairs(kernels):
+        if kernel not in KERNELS:
+            near = difflib.get_close_matches(kernel, KERNELS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(KERNELS)}"
+            raise QCompileError(f"no kernel is called {kernel!r}", hint=hint)
+        layers = [name for name, plan in plans.items() if _matches(pattern, plan)]
+        if not layers:
+            known = [*plans, *dict.fromkeys(plan.kind for plan in plans.values())]
+            near = difflib.get_close_matches(pattern, known, n=1, cutoff=0.0)
+            raise QCompileError(
+                f"no layer is called {pattern!r}, and kernel {kernel!r} was for it",
+                hint=f"did you mean {near[0]!r}?" if near else None,
+            )
+        found |= dict.fromkeys(layers, Wanted(kernel, pattern))
+    return found
+
+
+def _pairs(kernels: Kernels) -> list[tuple[str, str]]:
+    """Patterns, "" for all layers, and names of kernels.
+
+    Raises:
+        QCompileError: what was given is nothing of that kind.
+    """
+    if kernels is None:
+        return []
+    if isinstance(kernels, str) or not isinstance(kernels, (Mapping, Sequence)):
+        kernels = [kernels]
+    found = []
+    for one in kernels.items() if isinstance(kernels, Mapping) else kernels:
+        pair = one.rpartition("=")[::2] if isinstance(one, str) else one
+        texts = isinstance(pair, tuple) and all(isinstance(text, str) for text in pair)
+        empty = isinstance(one, str) and "=" in one and not pair[0]
+        if not texts or not pair[1] or empty:
+            raise QCompileError(
+                f"{one!r} names no kernel",
+                hint='as in kernel="int8", or kernel={"layer1.*": "lookup"}',
+            )
+        found.append((str(pair[0]), str(pair[1])))
+    return found
+
+
+def _matches(pattern: str, plan: LayerPlan) -> bool:
+    return pattern in ("", plan.kind, plan.layer) or fnmatchcase(plan.layer, pattern)
+
+
+def lower(
+    converted: GraphModule,
+    target: Target,
+    kernels: Kernels = None,
+    after_each: AfterEach | None = None,
+) -> tuple[Selection, GraphModule]:
+    """The graph that is compiled for a target, and what decides how.
+
+    Raises:
+        QCompileError: a kernel is forced that there is not, or on a layer that cannot have it.
+    """
+    selection = Selection(target, wanted(kernels, converted.meta.get("plans", {})))
+    lowered = pipelines.lower(converted, after_each, selection.stays)
+    lowered.meta["whys"] = selection.whys
+    selection.check(lowered)
+    return selection, lowered
+
+
+@dataclass
+class Selection:
+    """All that decides which kernels a network gets on a target.
+
+    Attributes:
+        forced: by layer.
+        whys: filled in while the graph is lowered: why a layer is packed.
+    """
+
+    target: Target
+    forced: Mapping[str, Wanted] = field(default_factory=dict)
+    whys: dict[str, str] = field(default_factory=dict)
+    _known: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._machines = tuple(machine_of(one) for one in self.target.variants())
+
+    def stays(self, node: Node) -> str:
+        """Why a convolution or matrix product of one-bit factors is not packed; "" where it is."""
+        layer = str(node.meta.get("layer") or node.name)
+        if layer not in self._known:
+            self._known[layer] = self._reason(node, layer)
+        return self._known[layer]
+
+    def _reason(self, node: Node, layer: str) -> str:
+        shape = shape_of(node)
+        forced = self.forced.get(layer)
+        if forced is not None and forced.kernel in SIGN_KERNELS:
+            self.whys[layer] = FORCED
+            return ""
+        in_bytes = [methods_in_bytes(shape, machine) for machine in self._machines]
+        if forced is not None and any(forced.kernel in methods for methods in in_bytes):
+            return f"stays in bytes: {forced.kernel} was asked for"
+        found = compare(shape, self._machines)
+        if found is None:
+            return ""
+        if found.pays:
+            self.whys[layer] = f"{1 / found.ratio:.1f} times as fast as int8"
+            return ""
+        return _reason(shape.channels // shape.groups, found)
+
+    def check(self, lowered: GraphModule) -> None:
+        """See that layers can have the kernels that are forced on them.
+
+        Raises:
+            QCompileError: one cannot; or a kernel was named for all layers, and none can have it.
+        """
+        groups = {layer_of(g): g for g in form(lowered) if g.anchor.target in CONTRACTIONS}
+        lenient: dict[str, bool] = {}
+        for layer, want in self.forced.items():
+            if layer not in groups:  # nobody needs its result
+                continue
+            names = [offered(lowered, groups[layer], machine) for machine in self._machines]
+            here = [want.kernel in some for some in names]
+            if not want.pattern:
+                lenient[want.kernel] = lenient.get(want.kernel, False) or any(here)
+            elif not all(here):
+                at = here.index(False)
+                raise self._refusal(layer, want, names[at], self._machines[at])
+        for kernel, possible in lenient.items():
+            if not possible:
+                raise QCompileError(
+                    f"no layer can be computed by {kernel!r} on {self.target}",
+                    hint="it depends on the bits of weights and activations: docs/kernels.md",
+                )
+
+    def _refusal(
+        self, layer: str, want: Wanted, names: Sequence[str], machine: Machine
+    ) -> QCompileError:
+        on = f" on cpu:{machine.arch}" if len(self._machines) > 1 else ""
+        return QCompileError(
+            f"it cannot be computed by {want.kernel!r}{on}",
+            where=layer,
+            hint=f"it can be by {', '.join(names)}",
+        )
+
+    def choose(self, tuned: Choose = by_default) -> KernelChooser:
+        """For the compiler: how each contraction is computed."""
+        return KernelChooser({layer: want.kernel for layer, want in self.forced.items()}, tuned)
+
+
+def _reason(channels: int, found: Comparison) -> str:
+    of = f"XNOR on {channels} channel{'s' * (channels > 1)}"
+    if found.ratio < 1.05:
+        return f"stays int8: {of} would not surely be faster"
+    return f"stays int8: {of} would take {found.ratio:.1f} times as long"
