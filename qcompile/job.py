@@ -22,6 +22,7 @@ from qcompile.dump import Dump, make_folder
 from qcompile.errors import QCompileError
 from qcompile.ir.plan import FLOAT_BITS
 from qcompile.ir.target import Target
+from qcompile.kernels import wanted
 from qcompile.machine import choose
 from qcompile.model_file import Inputs, ModelFile
 from qcompile.program import Program
@@ -62,6 +63,7 @@ class Job:
     dump_dir: Path | None = None
     print_after_each: bool = False
     tuning: Tuning | None = None
+    kernels: tuple[str, ...] = ()
 
 
 def run(job: Job, out: Console, err: Console) -> bool:
@@ -92,7 +94,14 @@ def run(job: Job, out: Console, err: Console) -> bool:
     # Only now: convert froze the observers, and the digits of the test must not move them.
     fake_accuracy = _evaluate(file, prepared, "evaluate the quantized network", steps)
     tuned = _tune(job, converted, steps, out)
-    program = api.compile(converted, target=job.target, after_each=dump, step=steps, tune=tuned)
+    program = api.compile(
+        converted,
+        target=job.target,
+        after_each=dump,
+        step=steps,
+        tune=tuned,
+        kernel=job.kernels,
+    )
     report.show(out, program.summary())
     accuracies = (float_accuracy, fake_accuracy)
     if not _try_out(job, file, program, prepared, converted, accuracies, steps, out):
@@ -146,7 +155,8 @@ def check(job: Job, file: ModelFile, output: Path | None) -> None:
         find_linker(machine_of(target).family)
     if job.tuning is not None:
         tuning_search.check(job.target, job.tuning)
-    api.prepare(file.model, file.example_inputs, job.recipe)
+    prepared = api.prepare(file.model, file.example_inputs, job.recipe)
+    wanted(job.kernels, prepared.meta["plans"])
 
 
 def _check_mode(job: Job, file: ModelFile) -> None:
@@ -272,7 +282,9 @@ def _tune(job: Job, converted: GraphModule, steps: Steps, out: Console) -> Tuned
     def interrupted() -> None:
         steps.note("Tuning was interrupted; what it found is used. Ctrl-C once more ends it all.")
 
-    tuned = tuning_search.tune(converted, job.target, job.tuning, steps, interrupted)
+    tuned = tuning_search.tune(
+        converted, job.target, job.tuning, steps, interrupted, job.kernels
+    )
     for note in tuned.notes:
         steps.note(note)
     report.show(out, report.tuning_table(tuned))
