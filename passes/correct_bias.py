@@ -13,7 +13,7 @@ activations are left alone: their signs are another network than the float one, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -25,6 +25,7 @@ from qcompile.ir.graph import module_of
 from qcompile.ir.plan import FLOAT_BITS
 from qcompile.ir.stages import Stage
 from qcompile.passes.base import Declined, Pass
+from qcompile.quant.correction import float_forward, shift_result
 from qcompile.quant.layers import QuantLayer
 
 
@@ -41,22 +42,7 @@ class CorrectBias(Pass):
     batches: tuple[tuple[Tensor, ...], ...] = field(repr=False)
 
     def prepare(self, gm: GraphModule) -> None:
-        gm.eval()
-        layers = {str(n.target): m for n in gm.graph.nodes if (m := _corrected(gm, n)) is not None}
-        errors = {path: _Mean() for path in layers}
-        hooks = [
-            layer.register_forward_hook(_adds_to(errors[path])) for path, layer in layers.items()
-        ]
-        try:
-            with torch.no_grad():
-                for inputs in self.batches:
-                    gm(*inputs)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        for path, layer in layers.items():
-            if errors[path].count:
-                layer.shift(-errors[path].value)
+        shift_means(gm.eval(), self.batches)
 
     def rewrite(self, gm: GraphModule, node: Node) -> Node | Declined | None:
         layer = module_of(gm, node)
@@ -65,6 +51,24 @@ class CorrectBias(Pass):
         if layer.activation.bits == 1:
             return Declined("its bias is not corrected: signs are no rounding of floats")
         return node
+
+
+@torch.no_grad()
+def shift_means(prepared: GraphModule, batches: Iterable[tuple[Tensor, ...]]) -> None:
+    """Correct the biases of a prepared network in eval mode, in place."""
+    nodes = prepared.graph.nodes
+    layers = {str(n.target): m for n in nodes if (m := _corrected(prepared, n)) is not None}
+    errors = {path: _Mean() for path in layers}
+    hooks = [layer.register_forward_hook(_adds_to(errors[path])) for path, layer in layers.items()]
+    try:
+        for inputs in batches:
+            prepared(*inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for path, layer in layers.items():
+        if errors[path].count:
+            shift_result(layer, -errors[path].value)
 
 
 def _corrected(gm: GraphModule, node: Node) -> QuantLayer | None:
@@ -93,6 +97,6 @@ class _Mean:
 def _adds_to(mean: _Mean) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
     def hook(layer: nn.Module, inputs: tuple[Tensor, ...], y: Tensor) -> None:
         assert isinstance(layer, QuantLayer)
-        mean.add(y - layer.float_forward(inputs[0]))
+        mean.add(y - float_forward(layer, inputs[0]))
 
     return hook

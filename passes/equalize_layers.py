@@ -177,7 +177,7 @@ def _scales(gm: GraphModule, node: Node) -> bool:
     if isinstance(module, (nn.PReLU, *DROPOUTS)):
         return not isinstance(module, (nn.AlphaDropout, nn.FeatureAlphaDropout))
     if calls(node, aten.pad.default):
-        return node.args[2] != "constant" or node.args[3] == 0
+        return bool(node.args[2] != "constant" or node.args[3] == 0)
     if calls(node, *_REDUCTIONS):
         return 1 not in node.args[1]  # type: ignore[operator]  # over channels it mixes them
     return calls(node, *_SCALING)

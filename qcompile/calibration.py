@@ -12,6 +12,7 @@ from torch.fx import GraphModule
 
 from qcompile.errors import QCompileError
 from qcompile.ir.graph import TensorSpec
+from qcompile.passes.correct_bias import shift_means
 from qcompile.quant.activations import AffineActivation, GridActivation
 from qcompile.quant.layers import BatchNorm
 from qcompile.quant.training import quant_layers
@@ -21,9 +22,9 @@ _HINT = "a batch is a tensor, or a tuple of which the first are the model's inpu
 
 
 def needs_calibration(prepared: GraphModule) -> bool:
-    """Whether what it sees decides anything: ranges, learned steps, new BatchNorms' statistics."""
+    """Whether what it sees decides anything: ranges, learned steps, new BatchNorms, biases."""
     grids = any(isinstance(module, GridActivation) for module in prepared.modules())
-    return grids or bool(prepared.meta.get("fresh_norms"))
+    return grids or any(prepared.meta.get(key) for key in ("fresh_norms", "correct_bias"))
 
 
 def constant_note(prepared: GraphModule) -> str | None:
@@ -53,6 +54,8 @@ def _flat(activation: AffineActivation) -> bool:
 def calibrate(prepared: GraphModule, batches: Iterable[Any]) -> int:
     """Give observers their ranges, and BatchNorms that prepare put in their statistics.
 
+    Then biases are corrected, if the recipe says so.
+
     Args:
         prepared: changed in place, and left in eval mode. BatchNorms of the user's model keep the
             statistics that they have.
@@ -74,6 +77,8 @@ def calibrate(prepared: GraphModule, batches: Iterable[Any]) -> int:
         _estimate_norms(prepared, checked)
         for inputs in checked:
             prepared(*inputs)
+    if prepared.meta.get("correct_bias"):
+        shift_means(prepared, checked)
     return sum(inputs[0].shape[0] for inputs in checked)
 
 

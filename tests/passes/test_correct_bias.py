@@ -14,6 +14,7 @@ import qcompile
 from qcompile import Recipe
 from qcompile.calibration import calibrate
 from qcompile.passes.correct_bias import CorrectBias
+from qcompile.quant.correction import float_forward
 from qcompile.quant.layers import QuantLayer
 
 X = torch.rand(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -43,7 +44,7 @@ def mean_errors(gm: GraphModule, x: Tensor) -> dict[str, Tensor]:
 
     def hook(path: str) -> Any:
         def look(layer: QuantLayer, inputs: tuple[Tensor, ...], y: Tensor) -> None:
-            error = y - layer.float_forward(inputs[0])
+            error = y - float_forward(layer, inputs[0])
             found[path] = error.transpose(0, 1).flatten(1).mean(1)
 
         return look
@@ -72,7 +73,7 @@ def test_the_mean_error_of_a_layer_is_gone(bias: bool, norm: bool, mode: str) ->
     assert isinstance(weight, QuantLayer)
     assert isinstance(new, QuantLayer)
     with torch.no_grad():
-        error = new(X) - weight.float_forward(X)
+        error = new(X) - float_forward(weight, X)
     assert error.mean((0, 2, 3)).abs().max() < 1e-5
     assert first_error(before) > 1e-3
 
@@ -104,3 +105,12 @@ def test_signs_are_declined() -> None:
     assert result.rewrote == ["0", "5"]
     weight = prepared.get_parameter("2.bias")
     assert torch.equal(result.graph.get_parameter("2.bias"), weight)
+
+
+def test_calibration_does_it_where_the_recipe_says_so() -> None:
+    model = network()
+    plain = calibrated(model, bits=4, mode="weight-only")
+    corrected = calibrated(model, bits=4, mode="weight-only", correct_bias=True)
+    expected = CorrectBias(((X,),))(plain).graph
+    torch.testing.assert_close(corrected.state_dict(), expected.state_dict(), rtol=0, atol=0)
+    assert not torch.equal(corrected.get_parameter("2.bias"), plain.get_parameter("2.bias"))

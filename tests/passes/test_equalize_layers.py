@@ -206,8 +206,8 @@ def test_signs_and_floats_are_left_alone() -> None:
         c=nn.Conv2d(6, 6, 1),
         d=nn.Conv2d(6, 2, 1),
     )
-    recipe = {"bits": 1, "overrides": {"c": "float"}}
-    assert equalized(model, **recipe).rewrote == ["d"]  # the last layer has 8 bits
+    result = equalized(model, bits=1, overrides={"c": "float"})
+    assert result.rewrote == ["d"]  # the last layer has 8 bits
 
 
 # --- what it is for ------------------------------------------------------------------------------
@@ -215,14 +215,15 @@ def test_signs_and_floats_are_left_alone() -> None:
 
 def test_it_saves_a_depthwise_network_of_uneven_channels() -> None:
     torch.manual_seed(0)
+    depthwise = nn.Conv2d(24, 24, 3, groups=24)
+    with torch.no_grad():  # what expand makes large, depthwise makes small again
+        depthwise.weight.div_(torch.logspace(-2, 2, 24).reshape(-1, 1, 1, 1))
     model = Net(
         lambda m, x: m.head(F.relu(m.depthwise(F.relu(m.expand(x)))).mean((2, 3))),
         expand=uneven(nn.Conv2d(3, 24, 1)),
-        depthwise=nn.Conv2d(24, 24, 3, groups=24),
+        depthwise=depthwise,
         head=nn.Linear(24, 4),
     ).eval()
-    with torch.no_grad():  # what expand makes large, depthwise makes small again
-        model.depthwise.weight.div_(torch.logspace(-2, 2, 24).reshape(-1, 1, 1, 1))
     x = torch.randn(64, 3, 8, 8)
     errors = []
     for equalize in (False, True):

@@ -14,6 +14,7 @@ from qcompile import pipelines
 from qcompile.api import convert, prepare
 from qcompile.ir.graph import text
 from qcompile.passes import PASSES
+from qcompile.passes.correct_bias import CorrectBias
 from qcompile.quant.recipe import Recipe
 
 
@@ -64,9 +65,9 @@ def test_from_float_to_packed_words(method: str, golden: Callable[[str, str], No
 
 
 def test_every_pass_has_a_place_in_a_pipeline() -> None:
-    recipe = Recipe()
     used = [
-        *pipelines.prepare_passes(recipe),
+        *pipelines.prepare_passes(Recipe(equalize=True)),
+        CorrectBias(()),  # of calibrate
         *pipelines.convert_passes(),
         *pipelines.lower_passes(),
     ]
