@@ -35,6 +35,7 @@ examples:
   qcompile net.py --target cpu:portable             one file for new and old processors
   qcompile torchvision.models:resnet18 --input-shape 1,3,224,224
   qcompile net.py --tune                            find the fastest kernels for this machine
+  qcompile net.py --kernel int8 --kernel 'layer1.*=lookup'
   qcompile run net.qcp --input x.npy -o y.npy       needs neither torch nor the compiler
 
 MODEL is a Python file that defines
@@ -157,6 +158,14 @@ def compile_parser() -> argparse.ArgumentParser:
     add("--tune-batch", type=int, metavar="N", help="batch that is tuned for (default: 1)")
     add("--tune-rpc", metavar="HOST:PORT", help="measure on the servers of this TVM RPC tracker")
     add("--tune-key", metavar="KEY", help="those servers' key")
+    add(
+        "--kernel",
+        action="append",
+        default=[],
+        metavar="[LAYER=]NAME",
+        help="force int8, lookup, bit-planes or xnor-popcount, on all layers that can have it, or on "
+        "those of a path, glob or class (default: the fastest by a model of their costs)",
+    )
 
     add_training(parser)
 
@@ -212,6 +221,7 @@ def _compile(options: argparse.Namespace, out: Console, err: Console) -> int:
         dump_dir=options.dump_dir,
         print_after_each=options.print_after_each,
         tuning=_tuning(options),
+        kernels=tuple(options.kernel),
     )
     return OK if run(job, out, err) else FAILED
 
