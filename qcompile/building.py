@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _PRODUCTS = (
     (dialect.xnor_matmul.default,),
     (dialect.conv.default, dialect.linear.default),
+    (dialect.weight_only_conv.default, dialect.weight_only_linear.default),
     (aten.convolution.default, aten.linear.default),
 )
 
@@ -124,6 +125,7 @@ def _layer(gm: GraphModule, plan: LayerPlan, built: Built) -> LayerInfo:
         kernel=kind,
         reason=plan.reason or declined,
         why=gm.meta.get("whys", {}).get(plan.layer, "") or next((k.why for k in kernels), ""),
+        dynamic=plan.dynamic,
     )
 
 

@@ -114,6 +114,7 @@ class LayerInfo:
         kernel: what computes it: "xnor-popcount", "int8", "lookup", "bit-planes", "float32", ...
         reason: why it is not at the bits that were asked for, or "".
         why: that kernel was chosen, in a few words, or "" where there was no choice.
+        dynamic: whether each sample's activations get their range when the program runs.
     """
 
     layer: str
@@ -126,6 +127,7 @@ class LayerInfo:
     kernel: str = ""
     reason: str = ""
     why: str = ""
+    dynamic: bool = False
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 COLUMNS = ("layer", "kind", "bits w/a", "kernel", "weights", "before", "after", "note")
+FLOAT_BITS = 32  # as in qcompile.ir.plan, which loading a program does without
 _RIGHT = {"bits w/a", "weights", "before", "after"}
 
 
@@ -67,17 +68,25 @@ class Summary:
 
 
 def _row(layer: LayerInfo) -> tuple[str, ...]:
-    bits = f"{layer.weight_bits}/{layer.activation_bits}".replace("32", "f32")
     return (
         layer.layer,
         layer.kind,
-        bits,
+        bits(layer),
         layer.kernel,
         f"{layer.weights:,}",
         readable(layer.bytes_before),
         readable(layer.bytes_after),
         "; ".join(filter(None, (layer.reason, layer.why))),
     )
+
+
+def bits(layer: LayerInfo) -> str:
+    """Bits of weights and activations: "1/1", "8/dynamic 8", "4/float", or "float" for both."""
+    if layer.weight_bits == layer.activation_bits == FLOAT_BITS:
+        return "float"
+    how = "dynamic " if layer.dynamic else ""
+    activations = "float" if layer.activation_bits == FLOAT_BITS else layer.activation_bits
+    return f"{layer.weight_bits}/{how}{activations}"
 
 
 def _line(row: Sequence[str], widths: Sequence[int]) -> str:

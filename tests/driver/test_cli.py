@@ -150,6 +150,7 @@ def test_modes(
     out, err = capsys.readouterr()
     assert "verified: 50 samples" in out
     layers = {x.layer: x for x in qcompile.load(f"trained-{file}.qcp").info.layers}
+    assert all(layer.kernel for layer in layers.values())
     assert {n: f"{layers[n].weight_bits}/{layers[n].activation_bits}" for n in bits} == bits
     trained = ["Sequential 1"]
     if "static" in words:
@@ -169,6 +170,7 @@ def test_only_linear_layers_are_dynamic_and_that_is_said(
     assert "dynamic quantization is for linear layers" in " ".join(out.split())
     assert "calibration" not in err
     layers = {x.layer: x.reason for x in qcompile.load("plain-w8a8-dynamic.qcp").info.layers}
+    assert "8/dynamic 8" in out
     assert layers == dict.fromkeys("036", "dynamic quantization is for linear layers") | {"9": ""}
 
 

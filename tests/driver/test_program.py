@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import os
 import subprocess
@@ -21,6 +22,8 @@ import qcompile
 from qcompile import runtime
 from qcompile.arguments import Arguments
 from qcompile.program import Program
+from qcompile.program_info import LayerInfo
+from qcompile.program_summary import bits
 from qcompile.runtime import cores, default_threads
 
 
@@ -357,11 +360,23 @@ def test_repr_and_summary(affine: Program) -> None:
         "-" * 76,
         "scale   Linear       1/1  xnor      4,096  16.0 KiB    512 B",
         "[last]  Linear       8/8  int8      1,000   3.9 KiB   1000 B  the last layer",
-        "extra   Conv2d   f32/f32  float        10      40 B     40 B",
+        "extra   Conv2d     float  float        10      40 B     40 B",
         "-" * 76,
         "total                               5,106  19.9 KiB  1.5 KiB  1/13.2",
         "Its weights are untrained.",
     ]
+
+
+def test_bits_of_layers_in_the_summary() -> None:
+    layer = LayerInfo("fc", "Linear", 8, 8, 10, 40, 10)
+    changes: list[dict[str, Any]] = [
+        {},
+        {"dynamic": True},
+        {"weight_bits": 4, "activation_bits": 32},
+        {"weight_bits": 32, "activation_bits": 32},
+    ]
+    shown = [bits(dataclasses.replace(layer, **change)) for change in changes]
+    assert shown == ["8/8", "8/dynamic 8", "4/float", "float"]
 
 
 def test_summary_in_rich_holds_every_cell(affine: Program) -> None:
