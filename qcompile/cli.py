@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
 
 import qcompile
-from qcompile import sensitivity_verb, verbs
+from qcompile import search_verb, sensitivity_verb, verbs
 from qcompile.errors import QCompileError
-from qcompile.options import add_training, at_least, check_threads, shape
+from qcompile.options import add_training, at_least, check_threads, override, shape
 from qcompile.verbs import FAILED, INTERRUPTED, OK, REFUSED, command_parser
 
 if TYPE_CHECKING:
+    from qcompile.quant.recipe import Recipe
     from qcompile.tuning import Tuning
 
 __all__ = ["FAILED", "INTERRUPTED", "OK", "REFUSED", "compile_parser", "main"]
@@ -52,6 +54,7 @@ other verbs, each with its own --help:
   qcompile run PROGRAM       run a saved program
   qcompile inspect PROGRAM   say what is in it
   qcompile sensitivity MODEL what each layer costs in accuracy, at each width
+  qcompile search MODEL      bits for each layer, for a latency or a size
   qcompile digits [FOLDER]   download all of MNIST, for the examples
 
 exit codes: 0 done; 1 the program did not verify, nothing was written; 2 the command line or the
@@ -67,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "run": (verbs.run_parser, verbs.run),
         "inspect": (verbs.inspect_parser, verbs.inspect),
         "digits": (verbs.digits_parser, verbs.digits),
+        "search": (search_verb.parser, search_verb.run),
         "sensitivity": (sensitivity_verb.parser, sensitivity_verb.run),
     }
     verb = words.pop(0) if words and words[0] in known else "compile"
@@ -126,14 +130,13 @@ def compile_parser() -> argparse.ArgumentParser:
     )
     add("--weight-bits", type=int, metavar="N", help="of weights, where it differs from --bits")
     add("--activation-bits", type=int, metavar="N", help="of activations, likewise")
-    add("--gradient-bits", type=int, default=32, metavar="N", help="in training, as DoReFa-Net")
+    add("--gradient-bits", type=int, metavar="N", help="in training, as DoReFa-Net (default: 32)")
     add(
         "--method",
-        default="bireal",
         help="bireal, xnor, dorefa, affine, lsq or pact (default: bireal, affine above 1 bit)",
     )
     add("--observer", metavar="NAME", help="min-max, moving-average, histogram or percentile")
-    add("--first-last-bits", type=int, default=8, metavar="N", help="2 to 8, or 32 (default: 8)")
+    add("--first-last-bits", type=int, metavar="N", help="2 to 8, or 32 (default: 8)")
     add(
         "--override",
         action="append",
@@ -141,6 +144,14 @@ def compile_parser() -> argparse.ArgumentParser:
         metavar="LAYER=BITS",
         help="layer path, glob or class; BITS is N, WEIGHTS/ACTIVATIONS as in 1/4, or float",
     )
+    add(
+        "--recipe",
+        type=Path,
+        metavar="FILE",
+        help="what `qcompile search` saved, in place of these, but --mode",
+    )
+    add("--equalize", action="store_true", help="even out the channels of one layer and the next")
+    add("--correct-bias", action="store_true", help="of what rounding does to means (calibration)")
     add("--estimator", metavar="NAME", help="gradient through a sign: ste, approx or swish")
     add("--ternary-weights", action="store_true", help="2-bit weights of Ternary Weight Networks")
     add("--k-map", action="store_true", help="XNOR-Net's map of activation magnitudes")
@@ -186,28 +197,14 @@ def compile_parser() -> argparse.ArgumentParser:
 def _compile(options: argparse.Namespace, out: Console, err: Console) -> int:
     from qcompile.ir.target import Target
     from qcompile.job import Job, run
-    from qcompile.quant.recipe import Recipe
 
-    recipe = Recipe(
-        _default_bits(options.mode) if options.bits is None else options.bits,
-        mode=options.mode or "qat",
-        observer=options.observer,
-        weight_bits=options.weight_bits,
-        activation_bits=options.activation_bits,
-        gradient_bits=options.gradient_bits,
-        method=options.method,
-        first_last_bits=options.first_last_bits,
-        overrides=dict(map(_override, options.override)),
-        k_map=options.k_map,
-        estimator=options.estimator,
-        ternary_weights=options.ternary_weights,
-    )
+    recipe = _recipe(options)
     at_least("--epochs", options.epochs, 0)
     check_threads(options.threads)
     job = Job(
         model=options.model,
         recipe=recipe,
-        mode_given=options.mode is not None,
+        mode_given=options.mode is not None or recipe.mode != "qat",
         target=Target.parse(options.target),
         output=options.output,
         weights=options.weights,
@@ -224,6 +221,28 @@ def _compile(options: argparse.Namespace, out: Console, err: Console) -> int:
         kernels=tuple(options.kernel),
     )
     return OK if run(job, out, err) else FAILED
+
+
+def _recipe(options: argparse.Namespace) -> Recipe:
+    """What the options say, or the file that they name."""
+    from qcompile import recipe_file
+    from qcompile.quant.recipe import Recipe
+
+    names = [field.name for field in dataclasses.fields(Recipe) if field.name != "mode"]
+    given = {name: getattr(options, name, None) for name in names}
+    # Options have no defaults of their own here: None, and False of a flag, say nothing.
+    fields = {k: v for k, v in given.items() if v is not None and v is not False}
+    if options.override:
+        fields["overrides"] = dict(map(override, options.override))
+    mode = {} if options.mode is None else {"mode": options.mode}
+    if options.recipe is None:
+        return Recipe(**{"bits": _default_bits(options.mode), **fields, **mode})
+    if fields:
+        name = next(iter(fields)).replace("_", "-").replace("overrides", "override")
+        raise QCompileError(
+            f"--{name} and --recipe are both given", hint="the file says it: edit it there"
+        )
+    return dataclasses.replace(recipe_file.load(options.recipe), **mode)
 
 
 def _default_bits(mode: str | None) -> int:
@@ -252,19 +271,4 @@ def _tuning(options: argparse.Namespace) -> Tuning | None:
         threads=options.threads,
         rpc=options.tune_rpc,
         key=options.tune_key,
-    )
-
-
-def _override(text: str) -> tuple[str, Any]:
-    pattern, _, bits = text.rpartition("=")
-    weight, slash, activation = bits.partition("/")
-    if bits == "float":
-        return pattern, bits
-    if pattern and weight.isdecimal() and not slash:
-        return pattern, int(weight)
-    if pattern and weight.isdecimal() and activation.isdecimal():
-        return pattern, {"weight_bits": int(weight), "activation_bits": int(activation)}
-    raise QCompileError(
-        f"--override {text!r} is not LAYER=BITS",
-        hint="as in --override fc=8, --override 'layer1.*=1/4' or --override Linear=float",
     )
