@@ -49,6 +49,11 @@ class QParams:
         """Highest level: 2^(bits-1) - 1 symmetric, 2^bits - 1 affine."""
         return 2 ** (self.bits - 1) - 1 if self.qscheme.symmetric else 2**self.bits - 1
 
+    def centred(self) -> tuple[Tensor, Tensor]:
+        """Lowest and highest level less the zero point, float32 of its shape."""
+        zero_point = self.zero_point.to(torch.float32)
+        return self.qmin - zero_point, self.qmax - zero_point
+
 
 def qparams_of_range(
     low: Tensor, high: Tensor, bits: int, qscheme: QScheme, axis: int | None = None

@@ -181,13 +181,12 @@ class AffineActivation(GridActivation):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = self.observer(x)  # first, so that the range holds what it is about to quantize
         p = self.estimate()
-        levels = functions.affine_levels(x, p.scale, p.zero_point, p.qmin, p.qmax)
-        return levels - p.zero_point, p.scale
+        return functions.centred_levels(x, p.scale, *p.centred()), p.scale
 
     def saturated(self, x: Tensor) -> Tensor:
         p = self.estimate()
-        level = torch.round(x / p.scale) + p.zero_point
-        return (level < p.qmin) | (level > p.qmax)
+        below, above = functions.clipped_from(p.scale, *p.centred())
+        return (x <= below) | (x >= above)
 
     def estimate(self) -> QParams:
         return self.observer.estimate(self.bits, QScheme.PER_TENSOR_AFFINE)
@@ -235,27 +234,27 @@ class LsqActivation(_LearnedGrid):
         self.register_buffer("zero_point", torch.zeros((), dtype=torch.int32))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        detached = x.detach()
-        half = self.zero_point.new_full((), 2 ** (self.bits - 1))
-        signed = torch.where((detached < 0).any(), half, torch.zeros_like(half))
-        self.zero_point.copy_(torch.where(self.known, self.zero_point, signed))
-        low, high = self._bounds()
-        first = learned.lsq_first_step(detached, high)
-        step = learned.positive(learned.settled(self.step, self.known, first))
+        if learned.unsettled(self.known, x):
+            self._settle(x.detach())
+        low, high = self.estimate().centred()
+        step = learned.positive(self.step)
         return learned.lsq_levels(x, step, low, high, x[0].numel()), step.detach()
 
+    def _settle(self, x: Tensor) -> None:
+        half = self.zero_point.new_full((), 2 ** (self.bits - 1))
+        self.zero_point.copy_(torch.where((x < 0).any(), half, torch.zeros_like(half)))
+        _, high = self.estimate().centred()
+        learned.settle(self.step, self.known, learned.lsq_first_step(x, high))
+
     def saturated(self, x: Tensor) -> Tensor:
-        low, high = self._bounds()
-        level = x / self.scale()
+        p = self.estimate()
+        low, high = p.centred()
+        level = x / p.scale
         return (level <= low) | (level >= high)
 
     def estimate(self) -> QParams:
         step = learned.positive(self.step.detach())
         return QParams(step, self.zero_point, self.bits, QScheme.PER_TENSOR_AFFINE)
-
-    def _bounds(self) -> tuple[Tensor, Tensor]:
-        low = -self.zero_point.to(torch.float32)
-        return low, low + self.max_level
 
 
 class PactActivation(_LearnedGrid):
@@ -266,7 +265,9 @@ class PactActivation(_LearnedGrid):
         self.clip = nn.Parameter(torch.ones(()))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        clip = learned.positive(learned.settled(self.clip, self.known, x.detach().amax()))
+        if learned.unsettled(self.known, x):
+            learned.settle(self.clip, self.known, x.detach().amax())
+        clip = learned.positive(self.clip)
         levels = learned.pact_levels(x, clip, self.max_level)
         return levels, clip.detach() / float(self.max_level)
 

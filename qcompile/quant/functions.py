@@ -17,8 +17,9 @@ SWISH_BETA = 5.0
 
 def hard_sign(x: Tensor) -> Tensor:
     """+1 where x >= 0 (both zeros), else -1 (NaN too), in x's dtype, without a gradient."""
-    one = x.new_ones(())
-    return torch.where(x >= 0, one, -one)
+    x = x.detach()
+    # A comparison into floats is several times as fast as `where` on one of bools.
+    return torch.ge(x, 0, out=torch.empty_like(x)).mul_(2).sub_(1)
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -47,13 +48,13 @@ def round_ste(x: Tensor) -> Tensor:
 class _SignSte(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x.abs() <= 1)
+        ctx.save_for_backward(x)
         return hard_sign(x)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Tensor:
-        (inside,) = ctx.saved_tensors
-        return g * inside
+        (x,) = ctx.saved_tensors
+        return x.abs().le_(1).mul_(g)
 
 
 def sign_ste(x: Tensor) -> Tensor:
@@ -71,7 +72,7 @@ class _ApproxSign(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         # Zero from |x| = 1 on, so that the clamp is the mask; NaN has no gradient, as in the STE.
-        return g * torch.nan_to_num(2 - 2 * x.abs().clamp(max=1), nan=0.0)
+        return x.abs().clamp_(max=1).mul_(-2).add_(2).nan_to_num_(nan=0.0).mul_(g)
 
 
 def approx_sign(x: Tensor) -> Tensor:
@@ -108,25 +109,66 @@ def swish_sign(x: Tensor, beta: float = SWISH_BETA) -> Tensor:
 # --- levels of activations -------------------------------------------------------------------------
 
 
+class _UnitLevels(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, steps: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.steps = steps
+        return torch.clamp(x, 0, 1).mul_(steps).round_()
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        # What is next to an end lies outside: the mask has no ends.
+        below, above = torch.nextafter(x.new_tensor([0.0, 1.0]), x.new_tensor([-1.0, 2.0])).tolist()
+        return inside(g, x, below, above).mul_(ctx.steps), None
+
+
 def unit_levels(x: Tensor, bits: int) -> Tensor:
     """`round((2^bits - 1) * clip(x, 0, 1))`, differentiable (DoReFa-Net, arXiv 1606.06160).
 
     Divided by 2^bits - 1 the gradient to x is `g * 1[0 <= x <= 1]`. The expression is that of
     `ir.ops.unit_levels`.
     """
-    return round_ste(torch.clamp(x, 0, 1) * float(2**bits - 1))
+    levels: Tensor = _UnitLevels.apply(x, float(2**bits - 1))
+    return levels
 
 
-def affine_levels(x: Tensor, scale: Tensor, zero_point: Tensor, qmin: int, qmax: int) -> Tensor:
-    """`clamp(round(x / scale) + zero_point, qmin, qmax)`, differentiable in x.
+def inside(g: Tensor, x: Tensor, below: float, above: float) -> Tensor:
+    """g where below < x < above, else 0; in one pass."""
+    masked: Tensor = torch.ops.aten.hardtanh_backward(g, x, below, above)
+    return masked
 
-    Times `scale` the gradient to x is g where the level is not clamped, else 0. The expression is
-    that of `ir.ops.affine_levels`.
+
+def clipped_from(scale: Tensor, low: Tensor, high: Tensor) -> tuple[float, float]:
+    """Where a grid of centred levels ends: from these values on x is clipped."""
+    return float((low - 0.5) * scale), float((high + 0.5) * scale)
+
+
+class _CentredLevels(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        ctx.save_for_backward(x, scale, low, high)
+        return (x / scale).round_().clamp_min_(low).clamp_max_(high)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None, None]:
+        x, scale, low, high = ctx.saved_tensors
+        return inside(g, x, *clipped_from(scale, low, high)).div_(scale), None, None, None
+
+
+def centred_levels(x: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """`clamp(round(x / scale), low, high)`: levels less zero point, differentiable in x.
+
+    With low = qmin - zero_point and high = qmax - zero_point that is `ir.ops.affine_levels` less
+    the zero point. Times `scale` the gradient to x is g inside the grid, half a step beyond its
+    ends, else 0.
 
     Args:
-        scale, zero_point: broadcast against x.
+        scale, low, high: 0-d.
     """
-    return torch.clamp(round_ste(x / scale) + zero_point, qmin, qmax)
+    levels: Tensor = _CentredLevels.apply(x, scale, low, high)
+    return levels
 
 
 # --- weights: (levels, scale) ----------------------------------------------------------------------
@@ -145,6 +187,24 @@ def _mean_magnitude(weight: Tensor) -> Tensor:
 def _inverse(x: Tensor) -> Tensor:
     """1 / x, and 0 where x is 0."""
     return torch.where(x > 0, 1 / torch.where(x > 0, x, torch.ones_like(x)), torch.zeros_like(x))
+
+
+class _Rounded(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor) -> Tensor:
+        ctx.save_for_backward(scale)
+        return (x / scale).round_()
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
+        (scale,) = ctx.saved_tensors
+        return g / scale, None
+
+
+def rounded(x: Tensor, scale: Tensor) -> Tensor:
+    """`round(x / scale)`, where no level can be clipped; times `scale` the gradient to x is g."""
+    levels: Tensor = _Rounded.apply(x, scale)
+    return levels
 
 
 def magnitude_sign(weight: Tensor) -> tuple[Tensor, Tensor]:

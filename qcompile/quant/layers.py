@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +25,7 @@ from qcompile.ir.graph import Leaf
 from qcompile.ir.plan import FLOAT_BITS
 from qcompile.quant import functions
 from qcompile.quant.activations import ActivationQuantizer, DynamicActivation
+from qcompile.quant.scaled import Geometry, scaled_conv, scaled_shifted
 from qcompile.quant.weights import WeightQuantizer
 
 aten = torch.ops.aten
@@ -81,23 +81,24 @@ class QuantLayer(Leaf):
         levels, step = self.activation(x)
         weight, scale = self.weight_quantizer(self.weight)
         if self._in_double(x):
-            acc = self._accumulate(levels.double(), weight.double())
+            levels, weight = levels.double(), weight.double()
+        if isinstance(self.activation, DynamicActivation):
+            multiplier, shift = self._normalized(self._expanded(scale))
+            y = dynamic_scaled_shifted(self._accumulate(levels, weight), step, multiplier, shift)
+        elif self.k_map:
+            y = self._scaled(levels, weight, self._expanded(step * scale), None)
+            y = y * self.magnitude_map(x)
+            y = y if self.bias is None else y + ops.per_channel(self.bias, y)
         else:
-            acc = self._accumulate(levels, weight)
-        y = self._scaled(acc, step, scale, x)
+            y = self._scaled(levels, weight, *self._normalized(self._expanded(step * scale)))
         if self.gradient_bits < FLOAT_BITS:
             y = functions.quantize_gradient(y, self.gradient_bits)
         return y
 
-    def _scaled(self, acc: Tensor, step: Tensor, weight_scale: Tensor, x: Tensor) -> Tensor:
-        if isinstance(self.activation, DynamicActivation):
-            multiplier, shift = self._normalized(self._expanded(weight_scale))
-            return dynamic_scaled_shifted(acc, step, multiplier, shift)
-        multiplier = self._expanded(step * weight_scale)
-        if not self.k_map:
-            return ops.scaled_shifted(acc, *self._normalized(multiplier))
-        y = ops.scaled_shifted(acc, multiplier, None) * self.magnitude_map(x)
-        return y if self.bias is None else y + ops.per_channel(self.bias, y)
+    def _scaled(
+        self, levels: Tensor, weight: Tensor, multiplier: Tensor, shift: Tensor | None
+    ) -> Tensor:
+        return scaled_shifted(self._accumulate(levels, weight), multiplier, shift)
 
     def float_forward(self, x: Tensor) -> Tensor:
         """What the layer would give with neither x nor its weight quantized; K is not in it."""
@@ -290,12 +291,23 @@ class QuantConv(QuantLayer):
         return mean, self.weight.new_full([rows, 1, *kernel], 1 / math.prod(kernel))
 
     def _accumulate(self, levels: Tensor, weight: Tensor) -> Tensor:
+        levels, geometry = self._padded(levels)
+        return geometry.convolve(levels, weight)
+
+    def _scaled(
+        self, levels: Tensor, weight: Tensor, multiplier: Tensor, shift: Tensor | None
+    ) -> Tensor:
+        if levels.dtype is not torch.float32:
+            return super()._scaled(levels, weight, multiplier, shift)
+        levels, geometry = self._padded(levels)
+        return scaled_conv(levels, weight, multiplier, shift, geometry)
+
+    def _padded(self, levels: Tensor) -> tuple[Tensor, Geometry]:
         before, after = self.padding[::2], self.padding[1::2]
         if self.pad_value != 0 or before != after:
             levels = ops.pad_spatial(levels, self.padding, self.pad_value)
             before = [0] * len(before)
-        function: Any = (F.conv1d, F.conv2d, F.conv3d)[weight.dim() - 3]
-        return function(levels, weight, None, self.stride, before, self.dilation, self.groups)
+        return levels, Geometry(self.stride, before, self.dilation, self.groups)
 
     def extra_repr(self) -> str:
         geometry = f"stride={self.stride}, padding={self.padding}, dilation={self.dilation}"

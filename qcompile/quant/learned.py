@@ -7,25 +7,29 @@ learns comes through the levels alone.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+
+from qcompile.quant import functions
 
 TINY = torch.finfo(torch.float32).tiny  # below it, x / step would overflow
 
 
-def settled(parameter: nn.Parameter, known: Tensor, first: Tensor) -> Tensor:
-    """A copy of a learned number, which becomes `first` (or 1 for none above 0) where not `known`.
+def unsettled(known: Tensor, v: Tensor) -> bool:
+    """Whether v is what sets a learned number: it is not known, or all is fake and nothing stays."""
+    known = known.clone()  # fake where a mode makes everything so
+    return isinstance(v, FakeTensor) or isinstance(known, FakeTensor) or not bool(known)
 
-    Tensors decide, not Python: a forward on fake tensors leaves both as they are. A copy, since
-    the next forward may write to the original before this one's backward.
-    """
+
+def settle(parameter: nn.Parameter, known: Tensor, first: Tensor) -> None:
+    """Begin to learn at `first`, or at 1 where that is not above 0."""
     with torch.no_grad():
-        usable = torch.where(first <= TINY, torch.ones_like(first), first)
-        parameter.copy_(torch.where(known, parameter, usable))
+        parameter.copy_(torch.where(first <= TINY, torch.ones_like(first), first))
         known.fill_(True)
-    return parameter.clone()
 
 
 def positive(learned: Tensor) -> Tensor:
@@ -44,20 +48,24 @@ def lsq_first_step(v: Tensor, high: int | Tensor) -> Tensor:
 class _LsqLevels(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, v: Tensor, step: Tensor, low: Tensor, high: Tensor, count: int) -> Tensor:
-        clipped = (v / step).clamp_(low, high)
-        ctx.save_for_backward(clipped, step, low, high)
+        clipped = (v / step).clamp_min_(low).clamp_max_(high)
+        levels = torch.round(clipped)
+        ctx.save_for_backward(clipped, levels, step, low, high)
         ctx.count = count
-        return torch.round(clipped)
+        return levels
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        clipped, step, low, high = ctx.saved_tensors
-        inside = (clipped > low) & (clipped < high)
-        g = g / step
-        to_v = torch.where(inside, g, 0)
-        to_step = torch.dot(g.flatten(), torch.round(clipped).flatten())
-        to_step = to_step - torch.dot(to_v.flatten(), clipped.flatten())
-        return to_v, to_step / torch.sqrt(ctx.count * high), None, None, None
+        clipped, levels, step, low, high = ctx.saved_tensors
+        to_v = functions.inside(g, clipped, float(low), float(high))
+        # Levels inside and outside, less v / step inside.
+        to_step = _dot(g, levels) - _dot(to_v, clipped)
+        to_step = to_step / (step * torch.sqrt(ctx.count * high))
+        return to_v.div_(step), to_step, None, None, None
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return torch.dot(a.reshape(-1), b.reshape(-1))
 
 
 def lsq_levels(v: Tensor, step: Tensor, low: Tensor, high: Tensor, count: int) -> Tensor:
@@ -87,9 +95,13 @@ class _PactLevels(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, None]:
         x, clip, step = ctx.saved_tensors
-        g = g / step
-        to_x = torch.where((x >= 0) & (x <= clip), g, 0)
-        return to_x, torch.where(x >= clip, g, 0).sum(), None
+        top = x.new_full((), float(clip))
+        zero, far = top.new_zeros(()), top.new_full((), math.inf)
+        # What is next to an end lies outside: the masks have no ends.
+        below = float(torch.nextafter(zero, -far))
+        to_x = functions.inside(g, x, below, float(torch.nextafter(top, far))).div_(step)
+        above = functions.inside(g, x, float(torch.nextafter(top, -far)), math.inf)
+        return to_x, above.sum() / step, None
 
 
 def pact_levels(x: Tensor, clip: Tensor, steps: int) -> Tensor:

@@ -118,7 +118,10 @@ class Observer(Leaf):
             self.trained.fill_(True)
 
     def _range(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.aminmax(x) if self.axis is None else torch.aminmax(self._rows(x), dim=1)
+        if self.axis is None:
+            return torch.aminmax(x)
+        rows = self._rows(x)
+        return rows.amin(1), rows.amax(1)
 
     def _rows(self, x: Tensor) -> Tensor:
         """`[channels, values]`, or `[1, values]` where there is one range for all."""

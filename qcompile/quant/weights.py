@@ -105,8 +105,8 @@ class AffineWeight(WeightQuantizer):
         p = qparams_of_range(
             rows.amin(1), rows.amax(1), self.bits, QScheme.PER_CHANNEL_SYMMETRIC, axis=0
         )
-        scale, zero_point = (functions.per_filter(v, weight) for v in (p.scale, p.zero_point))
-        return functions.affine_levels(weight, scale, zero_point, p.qmin, p.qmax), p.scale
+        # The range holds every weight, so that none is clipped.
+        return functions.rounded(weight, functions.per_filter(p.scale, weight)), p.scale
 
 
 class LsqWeight(WeightQuantizer):
@@ -131,7 +131,9 @@ class LsqWeight(WeightQuantizer):
 
     def forward(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         low, high = (weight.new_full((), level) for level in self.levels)
-        first = learned.lsq_first_step(weight.detach(), high)
-        step = learned.positive(learned.settled(self.step, self.known, first))
+        if learned.unsettled(self.known, weight):
+            first = learned.lsq_first_step(weight.detach(), high)
+            learned.settle(self.step, self.known, first)
+        step = learned.positive(self.step)
         levels = learned.lsq_levels(weight, step, low, high, weight.numel())
         return levels, step.detach().reshape(1)

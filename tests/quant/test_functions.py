@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from qcompile.ir import ops
+from qcompile.ir.qparams import QParams, QScheme
 from qcompile.quant import functions as f
 
 POINTS = [
@@ -174,15 +175,16 @@ def test_affine_levels_are_the_dialects(bits: int, scale: float, zero: int, seed
     up, down = (torch.nextafter(halves, torch.tensor(v)) for v in (math.inf, -math.inf))
     x = torch.cat([torch.randn(67, generator=generator) * scale * qmax, halves, up, down])
     zero_point = torch.tensor(zero, dtype=torch.int32)
-    ours = f.affine_levels(x, scale_tensor, zero_point, 0, qmax)
-    assert torch.equal(ours, ops.affine_levels(x, float(scale_tensor), zero, 0, qmax))
+    p = QParams(scale_tensor, zero_point, bits, QScheme.PER_TENSOR_AFFINE)
+    ours = f.centred_levels(x, scale_tensor, *p.centred())
+    assert torch.equal(ours, ops.affine_levels(x, float(scale_tensor), zero, 0, qmax) - zero)
 
 
 def test_affine_gradient_is_clipped_identity() -> None:
-    scale, zero_point = torch.tensor(0.5), torch.tensor(3, dtype=torch.int32)
+    scale, low, high = torch.tensor(0.5), torch.tensor(-3.0), torch.tensor(4.0)
     x = torch.tensor([-10.0, -2.0, -1.5, 0.2, 2.0, 2.2, 2.5, 10.0])  # levels 0 .. 7 are -1.5 .. 2
     g = torch.arange(1.0, 9.0)
-    ours = gradient(lambda x: scale * f.affine_levels(x, scale, zero_point, 0, 7), x, g)
+    ours = gradient(lambda x: scale * f.centred_levels(x, scale, low, high), x, g)
     assert ours.tolist() == [0, 0, 3, 4, 5, 6, 0, 0]
 
 

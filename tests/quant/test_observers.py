@@ -157,9 +157,9 @@ def test_one_constant_batch(kind: type[Observer]) -> None:
         observer = kind().eval()
         observer(torch.full((4, 5), value))
         p = observer.qparams(8, AFFINE)
-        levels = functions.affine_levels(torch.tensor(value), p.scale, p.zero_point, p.qmin, p.qmax)
-        assert int(levels - p.zero_point) == level
-        assert abs(float(levels - p.zero_point) * float(p.scale) - value) <= float(p.scale)
+        levels = functions.centred_levels(torch.tensor(value), p.scale, *p.centred())
+        assert int(levels) == level
+        assert abs(float(levels * p.scale) - value) <= float(p.scale)
 
 
 @pytest.mark.parametrize("kind", KINDS)
