@@ -20,6 +20,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as tb
 
 from qcompile.codegen import expr as e
+from qcompile.codegen.constants import constant_from
 from qcompile.codegen.expr import Expr
 from qcompile.codegen.groups import BITPACK, Group
 from qcompile.codegen.layout import DTYPES, Layout, is_outside, layout_of
@@ -267,11 +268,6 @@ class Writer:
         function = function_of(order, self._counts, ib.get().body)
         values = tuple(constant for _, constant in constants)
         return Kernel(function, values, self.work, self._weights)
-
-
-def constant_from(value: Tensor) -> Constant:
-    """A constant of these values, flat."""
-    return Constant(value.detach().contiguous().numpy().reshape(-1))
 
 
 class Parameter:

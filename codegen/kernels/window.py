@@ -16,11 +16,12 @@ from torch.fx import Node
 from tvm import tirx
 
 from qcompile.codegen import expr as e
+from qcompile.codegen.constants import constant_from
 from qcompile.codegen.expr import Expr
 from qcompile.codegen.groups import CONTRACTIONS, arguments, groups_of, sizes
 from qcompile.codegen.kernels.contraction import contraction_of
 from qcompile.codegen.kernels.ranges import is_finite
-from qcompile.codegen.writer import Point, Writer, constant_from
+from qcompile.codegen.writer import Point, Writer
 from qcompile.ir.ops import FLOAT32_EXACT, hanging_padding
 
 _aten, _dialect = torch.ops.aten, torch.ops.qcompile

@@ -18,13 +18,15 @@ from tvm import tirx
 from tvm.tirx.script import builder as tb
 
 from qcompile.codegen import expr as e
+from qcompile.codegen.constants import constant_from, words_from
 from qcompile.codegen.dots.floats import Sums
+from qcompile.codegen.dots.signs import XnorDot
 from qcompile.codegen.expr import Expr
 from qcompile.codegen.kernels.contraction import Contraction
 from qcompile.codegen.schedules.loops import chunks, each_task, split
 from qcompile.codegen.schedules.rows import Rows, rows_of, rows_read
 from qcompile.codegen.schedules.tile import Tile, tile_of
-from qcompile.codegen.writer import Point, Writer, constant_from
+from qcompile.codegen.writer import Point, Writer
 from qcompile.constants import Constant
 
 _TASKS = 16  # pieces of one sample, if it is large: enough for the threads of a desktop
@@ -41,7 +43,8 @@ def pack_weight(c: Contraction, lanes: int, *, merged: bool) -> Constant:
     groups, outputs = c.weight.shape[:2]
     run = c.kernel[-1] * c.channels if merged else c.channels
     unit = c.dot.unit
-    rows = constant_from(c.weight).reshape(groups, outputs, -1, run)
+    values = (words_from if isinstance(c.dot, XnorDot) else constant_from)(c.weight)
+    rows = values.reshape(groups, outputs, -1, run)
     rows = rows.pad(0, -outputs % lanes, 0, -run % unit)
     rows = rows.reshape(groups, -1, lanes, rows.shape[2], rows.shape[3] // unit, unit)
     return c.dot.pack(rows.permute(0, 1, 3, 4, 2, 5))
