@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from qcompile.ir.target import Target
     from qcompile.program import Program, load
     from qcompile.quant.recipe import Recipe
+    from qcompile.search_analysis import search
+    from qcompile.search_points import Search
     from qcompile.sensitivity_analysis import Sensitivity, sensitivity
     from qcompile.tuning import Tuning
     from qcompile.verification import VerifyReport, verify
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Program": "qcompile.program",
     "Recipe": "qcompile.quant.recipe",
+    "Search": "qcompile.search_points",
     "Sensitivity": "qcompile.sensitivity_analysis",
     "Target": "qcompile.ir.target",
     "Tuning": "qcompile.tuning",
@@ -37,6 +40,7 @@ _HOME = {
     "load": "qcompile.program",
     "from_exported": "qcompile.api",
     "prepare": "qcompile.api",
+    "search": "qcompile.search_analysis",
     "sensitivity": "qcompile.sensitivity_analysis",
     "verify": "qcompile.verification",
 }
@@ -45,6 +49,7 @@ __all__ = [
     "Program",
     "QCompileError",
     "Recipe",
+    "Search",
     "Sensitivity",
     "Target",
     "Tuning",
@@ -54,6 +59,7 @@ __all__ = [
     "from_exported",
     "load",
     "prepare",
+    "search",
     "sensitivity",
     "verify",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from qcompile.errors import QCompileError
 
@@ -31,6 +32,26 @@ def check_threads(value: int | None) -> None:
     at_least("--threads", value, 1)
     if value is not None and value > cores():
         raise QCompileError(f"--threads is {value}, this process may use {cores()} cores")
+
+
+def override(text: str) -> tuple[str, Any]:
+    """Layers and their bits: one item of a Recipe's overrides.
+
+    Raises:
+        QCompileError: it is not LAYER=BITS.
+    """
+    pattern, _, bits = text.rpartition("=")
+    weight, slash, activation = bits.partition("/")
+    if bits == "float":
+        return pattern, bits
+    if pattern and weight.isdecimal() and not slash:
+        return pattern, int(weight)
+    if pattern and weight.isdecimal() and activation.isdecimal():
+        return pattern, {"weight_bits": int(weight), "activation_bits": int(activation)}
+    raise QCompileError(
+        f"--override {text!r} is not LAYER=BITS",
+        hint="as in --override fc=8, --override 'layer1.*=1/4' or --override Linear=float",
+    )
 
 
 def shape(text: str | None) -> tuple[int, ...] | None:

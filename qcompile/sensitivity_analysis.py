@@ -68,6 +68,11 @@ class Sensitivity:
         """What was measured of a layer."""
         return {m.width: m for m in self.measured if m.layer == layer}
 
+    @property
+    def layers_measured(self) -> tuple[str, ...]:
+        """Paths of the layers that can be quantized."""
+        return tuple(plan.layer for plan in self.layers if plan.quantized)
+
     def sorted(self, order: str) -> tuple[LayerPlan, ...]:
         """The layers in "network" order, or by "error": the most noise at the output first.
 
@@ -145,12 +150,16 @@ def sensitivity(
 
 
 def measure(
-    network: Network, widths: Sequence[Width], progress: Progress | None = None
+    network: Network,
+    widths: Sequence[Width],
+    progress: Progress | None = None,
+    *,
+    accuracy: bool = True,
 ) -> Sensitivity:
-    """The same for a network that is there already."""
+    """The same for a network that is there already, with accuracy or without."""
     measured: list[Measured] = []
     for done, plan in enumerate(network.quantizable, 1):
-        measured += _of_layer(network, plan.layer, widths)
+        measured += _of_layer(network, plan.layer, widths, accuracy)
         if progress is not None:
             progress(done, len(network.quantizable))
     return Sensitivity(
@@ -163,7 +172,9 @@ def measure(
     )
 
 
-def _of_layer(network: Network, layer: str, widths: Sequence[Width]) -> list[Measured]:
+def _of_layer(
+    network: Network, layer: str, widths: Sequence[Width], accuracy: bool
+) -> list[Measured]:
     quantized: dict[Width, GraphModule] = {}
     refused: dict[Width, str] = {}
     for width in widths:
@@ -180,7 +191,7 @@ def _of_layer(network: Network, layer: str, widths: Sequence[Width]) -> list[Mea
             width,
             noises[width][0].ratio,
             noises[width][1].ratio,
-            network.accuracy(quantized[width]),
+            network.accuracy(quantized[width]) if accuracy else None,
         )
         for width in widths
     ]

@@ -6,9 +6,6 @@ import copy
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -26,35 +23,11 @@ from qcompile.passes.choose_quantized import ChooseQuantized
 from qcompile.quant.layers import BatchNorm
 from qcompile.quant.observers import Observer
 from qcompile.quant.recipe import Recipe
+from qcompile.sensitivity_noise import Noise, run_and_see
 from qcompile.sensitivity_widths import DEFAULT, Width, pattern_of, widths_of
 
 Inputs = tuple[Tensor, ...]
 Evaluate = Callable[[nn.Module], float]
-
-
-@dataclass
-class Noise:
-    """Sums of squares over tensors: of the float values, and of the errors.
-
-    What is told of it is `ratio`, noise power over signal power; 10 log10(1 / ratio) is the
-    signal-to-quantization-noise ratio (SQNR), in decibels.
-    """
-
-    signal: float = 0.0
-    error: float = 0.0
-
-    def add(self, expected: Any, got: Any) -> None:
-        """Take in values: tensors, or tuples of tensors, of equal shapes."""
-        for a, b in zip(tree_leaves(expected), tree_leaves(got), strict=True):
-            self.signal += a.double().square().sum().item()
-            self.error += (b.double() - a.double()).square().sum().item()
-
-    @property
-    def ratio(self) -> float:
-        """Noise over signal, 0 where nothing differs; infinity for noise on a signal of zeros."""
-        if self.error == 0:
-            return 0.0
-        return self.error / self.signal if self.signal else math.inf
 
 
 class Network:
@@ -99,6 +72,7 @@ class Network:
             model = copy.deepcopy(model).eval()  # some functions are traced in the model's mode
         self._model, self._evaluate = model, evaluate
         self._recipe = _base(recipe)
+        self._mode = Recipe().mode if recipe is None else recipe.mode
         self._traced = api.traced(model, example_inputs)
         self.name = name or str(self._traced.meta["model"])
         self._float = self._prepare({})
@@ -157,13 +131,15 @@ class Network:
 
     # --- quantized -------------------------------------------------------------------------------
 
-    def recipe(self, widths: Mapping[str, Width]) -> Recipe:
+    def recipe(self, widths: Mapping[str, Width], *, trained: bool = False) -> Recipe:
         """Float everywhere, but for these layers.
 
         Args:
             widths: layer path to width.
+            trained: in the mode that was given, "qat" unless said; else after training.
         """
-        return _with(self._recipe, {pattern_of(path): width for path, width in widths.items()})
+        found = _with(self._recipe, {pattern_of(path): width for path, width in widths.items()})
+        return dataclasses.replace(found, mode=self._mode) if trained else found
 
     def _prepare(self, widths: Mapping[str, Width]) -> GraphModule:
         return run(pipelines.prepare_passes(self.recipe(widths)), self._traced).graph
@@ -180,6 +156,21 @@ class Network:
             if isinstance(module, Observer):
                 module.freeze()
         return prepared
+
+    def refused(self, width: Width) -> dict[str, str]:
+        """Layers that cannot have a width, with the reason."""
+        layers = [plan.layer for plan in self.quantizable]
+        if self._obstacle(dict.fromkeys(layers, width)) is None:
+            return {}
+        alone = {layer: self._obstacle({layer: width}) for layer in layers}
+        return {layer: reason for layer, reason in alone.items() if reason is not None}
+
+    def _obstacle(self, widths: Mapping[str, Width]) -> str | None:
+        try:
+            self._prepare(widths)
+        except QCompileError as error:
+            return error.what
+        return None
 
     # --- compared --------------------------------------------------------------------------------
 
@@ -224,9 +215,9 @@ class Network:
         place = self._result_of(layer)
         noises = {width: (Noise(), Noise()) for width in networks}
         for batch, outputs in zip(self.batches, self._outputs, strict=True):
-            expected, _ = _run(self._float, place, batch)
+            expected, _ = run_and_see(self._float, place, batch)
             for width, network in networks.items():
-                got, y = _run(network, place, batch)
+                got, y = run_and_see(network, place, batch)
                 noises[width][0].add(expected, got)
                 noises[width][1].add(outputs, y)
         return noises
@@ -304,25 +295,3 @@ def _first(batches: Iterable[Inputs], samples: int | None) -> Iterator[Inputs]:
         left -= size
         if left <= 0:
             return
-
-
-def _run(network: GraphModule, place: str, inputs: Inputs) -> tuple[Tensor, Any]:
-    """What a module gives on the way, and what the network gives."""
-    with _observed(network.get_submodule(place)) as seen:
-        y = network(*inputs)
-    [value] = seen
-    return value, y
-
-
-@contextmanager
-def _observed(module: nn.Module) -> Iterator[list[Tensor]]:
-    seen: list[Tensor] = []
-    handle = module.register_forward_hook(partial(_keep, seen))
-    try:
-        yield seen
-    finally:
-        handle.remove()
-
-
-def _keep(seen: list[Tensor], module: nn.Module, inputs: Any, result: Tensor) -> None:
-    seen.append(result)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from qcompile.verbs import OK, command_parser
 
 if TYPE_CHECKING:
     from qcompile.model_file import ModelFile
-    from qcompile.quant.recipe import Recipe
+    from qcompile.quant.recipe import Override, Recipe
     from qcompile.sensitivity_network import Network
     from qcompile.steps import Steps
 
@@ -42,6 +43,12 @@ def parser() -> argparse.ArgumentParser:
     )
     found.add_argument("model", metavar="MODEL", help="a Python file, or package.module:name")
     add_common(found)
+    found.add_argument(
+        "--metric",
+        metavar="NAME",
+        help="sqnr: signal to noise only; accuracy: that, and evaluate() (default: accuracy, where "
+        "the model file has evaluate)",
+    )
     add = found.add_argument_group("results").add_argument
     add("--sort", default="network", metavar="ORDER", help="network (default), or error first")
     add("--json", type=Path, metavar="FILE", help="write all numbers to a file")
@@ -59,12 +66,6 @@ def add_common(found: argparse.ArgumentParser) -> None:
     )
     add("--method", default="bireal", help="as of `qcompile MODEL` (default: bireal)")
     add("--observer", metavar="NAME", help="how calibration finds ranges, likewise")
-    add(
-        "--metric",
-        metavar="NAME",
-        help="sqnr: signal to noise only; accuracy: that, and evaluate() (default: accuracy, where "
-        "the model file has evaluate)",
-    )
     add("--samples", type=int, metavar="N", help="measure on so many at most (default: all)")
     add("--threads", type=int, metavar="N", help="for training and running (default: all cores)")
     add_training(found)
@@ -84,7 +85,9 @@ def run(options: argparse.Namespace, out: Console, err: Console) -> int:
     widths = widths_to_try(options.widths, recipe)
     if options.sort not in ORDERS:
         raise QCompileError(f"--sort {options.sort!r}", hint=f"one of {', '.join(ORDERS)}")
-    network = open_network(options, recipe, steps, (options.json,))
+    network = open_network(
+        options, recipe, steps, (options.json,), evaluated=options.metric != "sqnr"
+    )
     layers = len(network.quantizable)
     title = f"quantize {layers} layer{'s'[: layers != 1]}, one by one"
     with steps(title) as advance:
@@ -98,10 +101,10 @@ def run(options: argparse.Namespace, out: Console, err: Console) -> int:
 
 
 def recipe_of(options: argparse.Namespace) -> Recipe:
-    """The method that the options of `add_common` name, after training."""
+    """The method that the options of `add_common` name."""
     from qcompile.quant.recipe import Recipe
 
-    return Recipe(32, method=options.method, observer=options.observer, mode="static")
+    return Recipe(32, method=options.method, observer=options.observer)
 
 
 def open_network(
@@ -109,12 +112,17 @@ def open_network(
     recipe: Recipe,
     steps: Steps,
     outputs: tuple[Path | None, ...],
+    *,
+    evaluated: bool,
+    fixed: Mapping[str, Override] | None = None,
 ) -> Network:
     """The float network of the model file, trained or loaded, with its data.
 
     Args:
-        options: those of `add_common`.
+        options: those of `add_common`, and `--metric`.
         outputs: files that will be written.
+        evaluated: whether accuracy is wanted, where the file can give it.
+        fixed: overrides that have to match layers.
 
     Raises:
         QCompileError: something that was given does not work; most of it is found before training.
@@ -133,10 +141,11 @@ def open_network(
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     file = model_file.read(options.model, shape(options.input_shape))
-    evaluate = _evaluate(options, file, steps)
+    check_metric(options.metric, file)
+    evaluate = _evaluate(options, file, steps) if evaluated else None
     job = jobs.Job(
         options.model,
-        recipe,
+        dataclasses.replace(recipe, overrides=fixed or {}),
         Target.parse("cpu"),
         weights=options.weights,
         save_weights=options.save_weights,
@@ -164,25 +173,27 @@ def open_network(
         )
 
 
-def _evaluate(
-    options: argparse.Namespace, file: ModelFile, steps: Steps
-) -> Callable[[Any], float] | None:
-    """What measures accuracy, or None where it is not to be measured.
+def check_metric(metric: str | None, file: ModelFile) -> None:
+    """See that there is such a metric, and that the file can give it.
 
     Raises:
-        QCompileError: there is no such metric, or the file cannot give it.
+        QCompileError: there is not, or it cannot.
     """
-    if options.metric is not None and options.metric not in METRICS:
-        raise QCompileError(
-            f"unknown --metric {options.metric!r}", hint=f"one of {', '.join(METRICS)}"
-        )
-    if not file.has("evaluate") and options.metric == "accuracy":
+    if metric is not None and metric not in METRICS:
+        raise QCompileError(f"unknown --metric {metric!r}", hint=f"one of {', '.join(METRICS)}")
+    if metric == "accuracy" and not file.has("evaluate"):
         raise QCompileError(
             "--metric accuracy needs evaluate(model)",
             where=str(file.path),
             hint="define it in the model file, or take --metric sqnr",
         )
-    if not file.has("evaluate") or options.metric == "sqnr":
+
+
+def _evaluate(
+    options: argparse.Namespace, file: ModelFile, steps: Steps
+) -> Callable[[Any], float] | None:
+    """What measures accuracy, if the file can."""
+    if not file.has("evaluate"):
         return None
     if options.samples is not None and not file.takes_samples():
         steps.note(

@@ -19,7 +19,8 @@ from torch.nn import functional as F
 import qcompile
 from qcompile import Recipe, Sensitivity, cli
 from qcompile.sensitivity_analysis import decibels
-from qcompile.sensitivity_network import Network, Noise
+from qcompile.sensitivity_network import Network
+from qcompile.sensitivity_noise import Noise
 from qcompile.sensitivity_report import tables
 from qcompile.sensitivity_widths import FLOAT, Width, parse, pattern_of, widths_of
 

@@ -1,0 +1,99 @@
+"""A width for each layer: the multiple-choice knapsack, by SciPy's `milp` (HiGHS).
+
+minimise    sum over layers of  objective(layer, chosen width)
+such that   every layer has one width
+            sum over layers of  cost(layer, chosen width) <= limit,  for each limited cost
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from qcompile.errors import QCompileError
+from qcompile.sensitivity_widths import Width
+
+
+@dataclass(frozen=True)
+class Option:
+    """What a layer adds at one width: error, seconds and bytes, each to its sum."""
+
+    error: float
+    seconds: float
+    bytes: float
+
+
+COSTS = ("error", "seconds", "bytes")
+Table = Mapping[str, Mapping[Width, Option]]
+Assignment = Mapping[str, Width]
+
+
+def total(table: Table, assignment: Assignment, cost: str) -> float:
+    """The sum of a cost over the layers."""
+    return float(sum(getattr(table[layer][width], cost) for layer, width in assignment.items()))
+
+
+def solve(
+    table: Table, objective: str, limits: Mapping[str, float] | None = None
+) -> Assignment | None:
+    """The assignment of the least sum that keeps to the limits, or None if none does.
+
+    Args:
+        table: for each layer at least one option.
+        objective: one of COSTS; not negative.
+        limits: others of them, to the largest sum.
+
+    Raises:
+        QCompileError: the solver stops without an answer.
+    """
+    first = _solve(table, objective, limits or {})
+    if first is None:
+        return None
+    # Widths that are worse alone than all of that together are in no better assignment. Without
+    # them numbers are of one size, which the solver's tolerances, near 1e-7 of it, need.
+    bound = total(table, first, objective)
+    kept = {
+        layer: {w: o for w, o in options.items() if getattr(o, objective) <= bound}
+        for layer, options in table.items()
+    }
+    second = _solve(kept, objective, limits or {}) if bound > 0 else None
+    found = [a for a in (first, second) if a is not None]
+    return min(found, key=lambda a: total(table, a, objective))
+
+
+def _solve(table: Table, objective: str, limits: Mapping[str, float]) -> Assignment | None:
+    import numpy as np
+    from scipy.optimize import LinearConstraint, milp
+    from scipy.sparse import csr_array
+
+    pairs = [(layer, width) for layer, options in table.items() for width in options]
+    costs = {
+        name: np.array([getattr(table[layer][width], name) for layer, width in pairs])
+        for name in (objective, *limits)
+    }
+    layers = {layer: row for row, layer in enumerate(table)}
+    rows = [layers[layer] for layer, _ in pairs]
+    one_each = csr_array((np.ones(len(pairs)), (rows, range(len(pairs)))))
+    constraints = [LinearConstraint(one_each, 1, 1)]
+    for name, limit in limits.items():
+        largest = max(abs(limit), float(abs(costs[name]).max()), 1e-300)
+        row = costs[name][None, :] / largest
+        constraints.append(LinearConstraint(row, -np.inf, limit / largest))
+    scale = float(abs(costs[objective]).max()) or 1.0
+    result = milp(
+        costs[objective] / scale,
+        integrality=np.ones(len(pairs)),
+        bounds=(0, 1),
+        constraints=constraints,
+        options={"mip_rel_gap": 0.0},
+    )
+    if result.status == _INFEASIBLE:
+        return None
+    if result.x is None:
+        raise QCompileError(f"the solver gives up: {result.message}")
+    chosen = {pairs[i][0]: pairs[i][1] for i in np.flatnonzero(result.x > 0.5)}
+    assert len(chosen) == len(layers)
+    return chosen
+
+
+_INFEASIBLE = 2  # scipy.optimize.milp's status
