@@ -54,8 +54,9 @@ class Step:
         op: "reshape" to `sizes`; "pad" with so many zeros after each dimension; "permute" to this
             order of dimensions; "cast" integers to a wider type; "view" the bytes of the last
             dimension as another type; "bits": of the last dimension, one where the number is
-            positive, the lowest of a byte first; what is missing of a byte is 0.
-        sizes: a number for each dimension.
+            positive, the lowest of a byte first; what is missing of a byte is 0; "fields": of the
+            last dimension so many of each number's lowest bits, the first in a byte's lowest.
+        sizes: a number for each dimension; for "fields" 1, 2, 4 or 8.
         dtype: of the result, for "cast" and "view".
     """
 
@@ -126,12 +127,30 @@ def _to_bits(x: Form, step: Step) -> Form | None:
     return Form((*x.shape[:-1], -(-x.shape[-1] // 8)), "uint8") if x.shape else None
 
 
+def _to_fields(x: Form, step: Step) -> Form | None:
+    if step.sizes not in ((1,), (2,), (4,), (8,)) or x.dtype not in ("int8", "uint8"):
+        return None
+    if not x.shape or x.shape[-1] * step.sizes[0] % 8:
+        return None
+    return Form((*x.shape[:-1], x.shape[-1] * step.sizes[0] // 8), "uint8")
+
+
+def _fields(x: Array, step: Step) -> Array:
+    (width,) = step.sizes
+    each = 8 // width
+    parts = (x.view(np.uint8) & ((1 << width) - 1)).reshape(*x.shape[:-1], -1, each)
+    shifts = np.arange(0, 8, width, dtype=np.uint8)
+    found: Array = np.bitwise_or.reduce(parts << shifts, axis=-1)
+    return found
+
+
 _STEPS: dict[str, tuple[Callable[[Form, Step], Form | None], Callable[[Array, Step], Array]]] = {
     "reshape": (_reshaped, lambda x, step: x.reshape(step.sizes)),
     "pad": (_padded, _pad),
     "permute": (_permuted, lambda x, step: x.transpose(step.sizes)),
     "cast": (_cast, lambda x, step: x.astype(step.dtype)),
     "view": (_viewed, lambda x, step: np.ascontiguousarray(x).view(step.dtype)),
+    "fields": (_to_fields, _fields),
     "bits": (_to_bits, lambda x, _: np.packbits(x > 0, axis=-1, bitorder="little")),
 }
 
@@ -199,6 +218,10 @@ class Constant:
     def bits(self) -> Constant:
         """Bytes of the last dimension's signs."""
         return self._then(Step("bits"))
+
+    def fields(self, width: int) -> Constant:
+        """Bytes of so many of the lowest bits of the last dimension's numbers."""
+        return self._then(Step("fields", (width,)))
 
     def _then(self, step: Step) -> Constant:
         return Constant(self.values, (*self.steps, step))

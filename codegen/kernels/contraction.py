@@ -29,7 +29,7 @@ from qcompile.codegen.dots.neon import (
     SignedQuadDot,
     TwoBytePairsDot,
 )
-from qcompile.codegen.dots.weight_only import level_dot
+from qcompile.codegen.dots.weight_only import level_dot, product_of
 from qcompile.codegen.groups import INTEGER_CONTRACTIONS, arguments, sizes
 from qcompile.codegen.kernels.ranges import levels
 from qcompile.codegen.machine import Machine
@@ -145,7 +145,8 @@ def _read(w: Writer, machine: Machine, method: str | None) -> Contraction:
     weight = w.tensor(second)
     rows = weight.reshape(1, weight.shape[0], 1, -1)
     if node.target is _dialect.weight_only_linear.default:
-        return Contraction(source, rows, level_dot(weight.numel(), 1))
+        codes, dot = product_of(weight, machine)
+        return Contraction(source, codes.reshape(rows.shape), dot)
     (bias,) = others
     return Contraction(source, rows, Dot(bias=None if bias is None else w.tensor(bias)))
 
