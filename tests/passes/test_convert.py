@@ -224,7 +224,7 @@ def test_levels_below_zero(bits: int) -> None:
 class _Symmetric(GridActivation):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         p = self.qparams()
-        return functions.affine_levels(x, p.scale, p.zero_point, p.qmin, p.qmax), p.scale
+        return functions.centred_levels(x, p.scale, *p.centred()), p.scale
 
     def estimate(self) -> QParams:
         zero = torch.zeros((), dtype=torch.int32)
