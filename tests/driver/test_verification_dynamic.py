@@ -11,6 +11,11 @@ from torch.fx import GraphModule
 
 import qcompile
 from qcompile import verification
+from qcompile.codegen import expr as e
+from qcompile.codegen.expr import Expr
+from qcompile.codegen.kernels import dynamic
+from qcompile.codegen.schedules import sample_range
+from qcompile.codegen.writer import Writer
 from qcompile.ir.stages import aten, dialect
 from qcompile.pipelines import lower
 
@@ -79,3 +84,20 @@ def test_a_wrong_constant_is_found(
     report = qcompile.verify(program, converted(), normal(3, 3, 6, 6))
     kinds = {kernel.name: kernel.kind for kernel in program.variant.kernels}
     assert {kinds[row.kernel] for row in report.kernels if not row.ok} == kernels
+
+
+@pytest.mark.parametrize("wrong", ["scale", "zero point"])
+def test_a_range_that_is_a_little_off_is_found(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a bit of the scale, which no result would show."""
+
+    def other(w: Writer, low: Expr, high: Expr, bits: int) -> tuple[Expr, Expr]:
+        scale, zero_point = dynamic.qparams_of(w, low, high, bits)
+        if wrong == "scale":
+            return scale * e.const(1 + 2.0**-23, "float32"), zero_point
+        return scale, zero_point + e.const(1, "float32")
+
+    monkeypatch.setattr(sample_range, "qparams_of", other)
+    program = qcompile.compile(converted())
+    report = qcompile.verify(program, converted(), normal(3, 3, 6, 6))
+    kinds = {kernel.name: kernel.kind for kernel in program.variant.kernels}
+    assert {kinds[row.kernel] for row in report.kernels if not row.ok} == {"range"}
