@@ -23,6 +23,7 @@ class Option:
     bytes: float
 
 
+_INFEASIBLE = 2  # scipy.optimize.milp's status
 COSTS = ("error", "seconds", "bytes")
 Table = Mapping[str, Mapping[Width, Option]]
 Assignment = Mapping[str, Width]
@@ -38,27 +39,40 @@ def solve(
 ) -> Assignment | None:
     """The assignment of the least sum that keeps to the limits, or None if none does.
 
+    Limits are kept to within a millionth, the tolerance of the solver.
+
     Args:
-        table: for each layer at least one option.
-        objective: one of COSTS; not negative.
+        table: for each layer at least one option; no cost is negative.
+        objective: one of COSTS.
         limits: others of them, to the largest sum.
 
     Raises:
         QCompileError: the solver stops without an answer.
     """
-    first = _solve(table, objective, limits or {})
-    if first is None:
+    wanted = limits or {}
+    # What is beyond a limit alone, or worse alone than some assignment is in all, is in no better
+    # assignment. Without it numbers are of one size, which the solver's tolerances need.
+    able = _without_larger(table, wanted)
+    first = None if able is None else _solve(able, objective, wanted)
+    if able is None or first is None:
         return None
-    # Widths that are worse alone than all of that together are in no better assignment. Without
-    # them numbers are of one size, which the solver's tolerances, near 1e-7 of it, need.
-    bound = total(table, first, objective)
-    kept = {
-        layer: {w: o for w, o in options.items() if getattr(o, objective) <= bound}
-        for layer, options in table.items()
-    }
-    second = _solve(kept, objective, limits or {}) if bound > 0 else None
+    kept = _without_larger(able, {objective: total(table, first, objective)})
+    second = None if kept is None else _solve(kept, objective, wanted)
     found = [a for a in (first, second) if a is not None]
     return min(found, key=lambda a: total(table, a, objective))
+
+
+def _without_larger(table: Table, limits: Mapping[str, float]) -> Table | None:
+    """Only options whose costs are within the limits, or None where a layer has none."""
+    kept = {
+        layer: {
+            width: option
+            for width, option in options.items()
+            if all(getattr(option, name) <= limit for name, limit in limits.items())
+        }
+        for layer, options in table.items()
+    }
+    return kept if all(kept.values()) else None
 
 
 def _solve(table: Table, objective: str, limits: Mapping[str, float]) -> Assignment | None:
@@ -76,9 +90,8 @@ def _solve(table: Table, objective: str, limits: Mapping[str, float]) -> Assignm
     one_each = csr_array((np.ones(len(pairs)), (rows, range(len(pairs)))))
     constraints = [LinearConstraint(one_each, 1, 1)]
     for name, limit in limits.items():
-        largest = max(abs(limit), float(abs(costs[name]).max()), 1e-300)
-        row = costs[name][None, :] / largest
-        constraints.append(LinearConstraint(row, -np.inf, limit / largest))
+        scale = limit or 1.0
+        constraints.append(LinearConstraint(costs[name][None, :] / scale, -np.inf, limit / scale))
     scale = float(abs(costs[objective]).max()) or 1.0
     result = milp(
         costs[objective] / scale,
@@ -94,6 +107,3 @@ def _solve(table: Table, objective: str, limits: Mapping[str, float]) -> Assignm
     chosen = {pairs[i][0]: pairs[i][1] for i in np.flatnonzero(result.x > 0.5)}
     assert len(chosen) == len(layers)
     return chosen
-
-
-_INFEASIBLE = 2  # scipy.optimize.milp's status

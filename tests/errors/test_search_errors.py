@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from qcompile import QCompileError, cli, recipe_file, search_analysis, search_co
 from qcompile.search_budget import Budget, budget
 from qcompile.search_costs import Calls
 from qcompile.search_frontier import check_reachable
-from qcompile.search_solver import Option
+from qcompile.search_solver import Option, solve
 from qcompile.sensitivity_widths import Width
 
 NET = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -100,6 +101,13 @@ def test_a_budget_out_of_reach_of_a_network(monkeypatch: pytest.MonkeyPatch) -> 
         qcompile.search(NET, X, max_size="100B", widths=[8])
     assert info.value.what == "no assignment takes 100 bytes or less"
     assert "8/8: 0, 2" in str(info.value.hint)
+
+
+def test_a_solver_that_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = SimpleNamespace(status=1, x=None, message="Time limit reached.")
+    monkeypatch.setattr("scipy.optimize.milp", lambda *arguments, **more: answer)
+    with pytest.raises(QCompileError, match="the solver gives up: Time limit reached"):
+        solve(TABLE, "error", {"seconds": 1.0})
 
 
 # --- arguments -----------------------------------------------------------------------------------
