@@ -398,8 +398,13 @@ class BatchNorm(Leaf, _BatchNorm):
     """BatchNorm of any rank, `[N, C, ...]`; in eval mode the dialect's scale_shift.
 
     The identity in eval mode, where the layer in front of it computes it (`QuantLayer.absorb`).
+
+    Attributes:
+        frozen: train with the running statistics as they are, not with those of the batch; like
+            `training` a state of the loop, not of the model.
     """
 
+    frozen: bool = False
     _layer: QuantLayer | None = None
 
     @classmethod
@@ -423,7 +428,7 @@ class BatchNorm(Leaf, _BatchNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         self._check_input_dim(input)
-        if self.training:
+        if self.training and not self.frozen:
             return self._by_batch(input)
         if self.is_absorbed:
             return input

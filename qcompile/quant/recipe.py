@@ -102,6 +102,9 @@ class Recipe:
         for name in ("weight_bits", "activation_bits"):
             if getattr(self, name) is not None:
                 _check_bits(name, getattr(self, name))
+        for name in ("equalize", "correct_bias"):
+            if not isinstance(getattr(self, name), bool):
+                raise QCompileError(f"{name} must be True or False, not {getattr(self, name)!r}")
         if not isinstance(self.overrides, Mapping):
             raise QCompileError(
                 f"overrides must map layers to bits, not be a {type(self.overrides).__name__}",

@@ -6,6 +6,12 @@ centre_weights(optimizer, prepared)     # layers of XNOR-Net only
 with TrainingDoctor(prepared).attach(optimizer) as doctor:
     ...
     print(doctor.report())
+
+The last epochs of a training may want ranges and statistics to stand still, as at inference:
+
+    freeze_after(optimizer, prepared, observers=2 * len(loader), norms=3 * len(loader))
+
+or, between two epochs of a loop of your own, `disable_observer(prepared)`, `freeze_bn_stats(prepared)`.
 """
 
 from __future__ import annotations
@@ -19,7 +25,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from qcompile.quant.layers import QuantLayer
+from qcompile.errors import QCompileError
+from qcompile.quant.layers import BatchNorm, QuantLayer
+from qcompile.quant.observers import Observer
 from qcompile.quant.weights import XnorWeight
 
 
@@ -67,6 +75,82 @@ def centre_weights(optimizer: Optimizer, model: nn.Module) -> RemovableHandle:
             layer.weight.sub_(layer.weight.mean(1, keepdim=True)).clamp_(-1, 1)
 
     return _after_each_step(optimizer, centre)
+
+
+# --- schedules -------------------------------------------------------------------------------------
+
+
+def disable_observer(model: nn.Module) -> None:
+    """Ranges of activations stay as they are, in train mode too."""
+    _enable_observers(model, False)
+
+
+def enable_observer(model: nn.Module) -> None:
+    """Ranges follow what passes by again."""
+    _enable_observers(model, True)
+
+
+def _enable_observers(model: nn.Module, enabled: bool) -> None:
+    for module in model.modules():
+        if isinstance(module, Observer):
+            module.enabled = enabled
+
+
+def freeze_bn_stats(model: nn.Module) -> None:
+    """In train mode too, BatchNorms of a prepared model use their running statistics, unchanged.
+
+    Their weights and biases go on being trained.
+    """
+    _freeze_norms(model, True)
+
+
+def update_bn_stats(model: nn.Module) -> None:
+    """In train mode BatchNorms use the batch's statistics again, and average them."""
+    _freeze_norms(model, False)
+
+
+def _freeze_norms(model: nn.Module, frozen: bool) -> None:
+    for module in model.modules():
+        if isinstance(module, BatchNorm):
+            module.frozen = frozen
+
+
+def freeze_after(
+    optimizer: Optimizer,
+    model: nn.Module,
+    *,
+    observers: int | None = None,
+    norms: int | None = None,
+) -> RemovableHandle:
+    """Call `disable_observer` and `freeze_bn_stats` after so many steps of the optimizer.
+
+    Args:
+        observers, norms: steps, `epochs * len(loader)`; None leaves that one alone.
+
+    Raises:
+        QCompileError: no whole number of steps above 0.
+    """
+    due = {disable_observer: observers, freeze_bn_stats: norms}
+    for name, steps in (("observers", observers), ("norms", norms)):
+        whole = isinstance(steps, int) and not isinstance(steps, bool)
+        if steps is not None and not (whole and steps > 0):
+            raise QCompileError(
+                f"{name} is {steps!r}, not a number of steps above 0",
+                hint="one epoch is len(loader) steps; None never freezes them",
+            )
+    done = 0
+
+    def count() -> None:
+        nonlocal done
+        done += 1
+        for freeze, steps in due.items():
+            if done == steps:
+                freeze(model)
+
+    return _after_each_step(optimizer, count)
+
+
+# --- the doctor ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

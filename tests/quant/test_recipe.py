@@ -8,11 +8,21 @@ from typing import Any
 import pytest
 
 from qcompile import QCompileError, Recipe
-from qcompile.quant.activations import AffineActivation, SignActivation, UnitActivation
-from qcompile.quant.observers import MovingAverageObserver
+from qcompile.quant.activations import (
+    AffineActivation,
+    DynamicActivation,
+    FloatActivation,
+    LsqActivation,
+    PactActivation,
+    SignActivation,
+    UnitActivation,
+)
+from qcompile.quant.histograms import HistogramObserver, PercentileObserver
+from qcompile.quant.observers import MinMaxObserver, MovingAverageObserver, Observer
 from qcompile.quant.weights import (
     AffineWeight,
     DorefaWeight,
+    LsqWeight,
     MagnitudeSignWeight,
     TernaryWeight,
     XnorWeight,
@@ -140,6 +150,81 @@ def test_dorefa_leaves_the_ends_affine() -> None:
     assert isinstance(recipe.weight_quantizer(1, edge=True), DorefaWeight)
 
 
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_lsq_learns_both_everywhere(bits: int) -> None:
+    recipe = Recipe(bits, method="lsq")
+    for edge in (False, True):
+        activation, weight = recipe.activation(bits, edge=edge), recipe.weight_quantizer(bits)
+        assert isinstance(activation, LsqActivation)
+        assert isinstance(weight, LsqWeight)
+        assert activation.bits == weight.bits == bits
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_pact_clips_activations_but_at_the_ends(bits: int) -> None:
+    recipe = Recipe(bits, method="pact")
+    assert isinstance(recipe.activation(bits), PactActivation)
+    assert isinstance(recipe.activation(bits, edge=True), AffineActivation)
+    assert isinstance(recipe.weight_quantizer(bits), AffineWeight)
+
+
+# --- modes -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mode", "observer", "expected"),
+    [
+        ("qat", None, MovingAverageObserver),
+        ("static", None, HistogramObserver),
+        ("static", "min-max", MinMaxObserver),
+        ("static", "moving-average", MovingAverageObserver),
+        ("qat", "percentile", PercentileObserver),
+        ("qat", "histogram", HistogramObserver),
+    ],
+)
+def test_observers(mode: str, observer: str | None, expected: type[Observer]) -> None:
+    activation = Recipe(8, mode=mode, observer=observer).activation(8)
+    assert isinstance(activation, AffineActivation)
+    assert type(activation.observer) is expected
+
+
+@pytest.mark.parametrize("method", ["lsq", "pact", "affine", "bireal"])
+def test_static_mode_observes_whatever_is_learned_in_training(method: str) -> None:
+    recipe = Recipe(4, method=method, mode="static")
+    assert isinstance(recipe.activation(4), AffineActivation)
+    assert isinstance(recipe.weight_quantizer(4), LsqWeight if method == "lsq" else AffineWeight)
+
+
+def test_static_mode_leaves_fixed_scales_alone() -> None:
+    assert isinstance(Recipe(1, mode="static").activation(1), SignActivation)
+    assert isinstance(Recipe(2, method="dorefa", mode="static").activation(2), UnitActivation)
+
+
+def test_dynamic_mode() -> None:
+    recipe = Recipe(8, weight_bits=1, mode="dynamic")
+    assert recipe.for_layer("a", "Linear") == (1, 8)
+    activation = recipe.activation(8)
+    assert isinstance(activation, DynamicActivation)
+    assert activation.bits == 8
+    assert isinstance(recipe.weight_quantizer(1), MagnitudeSignWeight)
+
+
+def test_weight_only_mode() -> None:
+    recipe = Recipe(4, mode="weight-only", overrides={"fc": 2, "head": {"weight_bits": 3}})
+    assert recipe.for_layer("a", "Conv2d") == (4, 32)
+    assert recipe.for_layer("a", "Conv2d", is_first=True) == (8, 32)
+    assert recipe.for_layer("fc", "Linear") == (2, 32)
+    assert recipe.for_layer("head", "Linear") == (3, 32)
+    assert isinstance(recipe.activation(32), FloatActivation)
+    with_bits = Recipe(4, activation_bits=32, mode="weight-only")
+    assert with_bits.for_layer("a", "Linear") == (4, 32)
+
+
+def test_a_layer_of_weights_alone_in_any_mode() -> None:
+    recipe = Recipe(8, overrides={"fc": {"weight_bits": 2, "activation_bits": 32}})
+    assert recipe.for_layer("fc", "Linear") == (2, 32)
+
+
 def test_ternary() -> None:
     recipe = Recipe(weight_bits=2, ternary_weights=True)
     assert isinstance(recipe.weight_quantizer(2), TernaryWeight)
@@ -192,6 +277,18 @@ def test_k_map() -> None:
             {"method": "affine", "bits": 8, "overrides": {"fc": {"weight_bits": 1}}},
             "no 1-bit quantizer",
         ),
+        ({"method": "lsq"}, "'lsq' has no 1-bit quantizer"),
+        ({"method": "pact", "bits": 4, "overrides": {"fc": 1}}, "'pact' has no 1-bit quantizer"),
+        ({"mode": "ptq"}, "unknown mode 'ptq'"),
+        ({"mode": "dynamic"}, "mode 'dynamic' has no 1-bit activations"),
+        ({"mode": "dynamic", "bits": 8, "overrides": {"fc": 1}}, "no 1-bit activations"),
+        ({"mode": "weight-only", "activation_bits": 8}, "has no 8-bit activations"),
+        ({"bits": 8, "observer": "minmax"}, "unknown observer 'minmax'"),
+        ({"bits": 8, "observer": "min-max", "mode": "dynamic"}, "nothing is observed with mode"),
+        ({"bits": 8, "observer": "min-max", "mode": "weight-only"}, "nothing is observed"),
+        ({"bits": 8, "observer": "min-max", "method": "lsq"}, "nothing is observed with method"),
+        ({"bits": 8, "equalize": 1}, "equalize must be True or False, not 1"),
+        ({"bits": 8, "correct_bias": None}, "correct_bias must be True or False, not None"),
         ({"k_map": True}, "k_map belongs to method 'xnor'"),
         ({"ternary_weights": True}, "ternary_weights is for 2-bit weights"),
         ({"bits": 2, "method": "dorefa", "ternary_weights": True}, "ternary_weights is for"),

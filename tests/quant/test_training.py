@@ -8,17 +8,30 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from qcompile import Recipe
-from qcompile.quant.activations import SignActivation, UnitActivation
+from qcompile import QCompileError, Recipe
+from qcompile.quant.activations import (
+    AffineActivation,
+    LsqActivation,
+    PactActivation,
+    SignActivation,
+    UnitActivation,
+)
 from qcompile.quant.layers import BatchNorm, QuantConv, QuantLinear
+from qcompile.quant.observers import MinMaxObserver
 from qcompile.quant.training import (
     LayerHealth,
     TrainingDoctor,
     centre_weights,
     clip_weights,
+    disable_observer,
+    enable_observer,
+    freeze_after,
+    freeze_bn_stats,
     quant_layers,
+    update_bn_stats,
 )
 from qcompile.quant.weights import (
+    AffineWeight,
     DorefaWeight,
     MagnitudeSignWeight,
     TernaryWeight,
@@ -36,6 +49,12 @@ RECIPES = {
     "ternary": Recipe(1, weight_bits=2, ternary_weights=True),
     "affine-4": Recipe(4, method="affine"),
     "affine-8": Recipe(8, method="affine"),
+    "lsq-2": Recipe(2, method="lsq"),
+    "lsq-3-8": Recipe(3, activation_bits=8, method="lsq"),
+    "pact-4": Recipe(4, method="pact"),
+    "pact-2": Recipe(2, weight_bits=3, method="pact"),
+    "weight-only": Recipe(2, mode="weight-only"),
+    "percentile": Recipe(4, observer="percentile"),
 }
 
 
@@ -161,6 +180,82 @@ def test_centring_leaves_others_alone() -> None:
         assert torch.equal(value, before[name])
 
 
+# --- schedules -------------------------------------------------------------------------------------
+
+
+def scales(model: nn.Module) -> list[float]:
+    return [float(layer.activation.scale()) for layer in quant_layers(model).values()]
+
+
+def test_observers_stand_still_after_so_many_steps() -> None:
+    torch.manual_seed(0)
+    model = network(Recipe(4))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    handle = freeze_after(optimizer, model, observers=2)
+    seen = []
+    for factor in (1.0, 2.0, 4.0, 8.0):
+        model(factor * torch.randn(8, 1, 8, 8)).sum().backward()
+        optimizer.step()
+        seen.append(scales(model))
+    assert seen[0] != seen[1]
+    assert seen[1] == seen[2] == seen[3]
+    enable_observer(model)
+    handle.remove()
+    model(16 * torch.randn(8, 1, 8, 8))
+    optimizer.step()
+    assert scales(model) != seen[3]
+
+
+def test_statistics_stand_still_after_so_many_steps() -> None:
+    torch.manual_seed(0)
+    norm = BatchNorm.from_float(nn.BatchNorm1d(4))
+    model = nn.Sequential(nn.Linear(3, 4), norm)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    freeze_after(optimizer, model, norms=1)
+    x = 3 * torch.randn(8, 3)
+    model(x).sum().backward()
+    optimizer.step()
+    before = copy.deepcopy(norm.state_dict())
+    model.eval().train()
+    y = model(x)
+    scale, shift = norm.scale_shift()
+    assert torch.equal(y, model[0](x) * scale + shift), "no batch statistics in what is computed"
+    y.square().sum().backward()
+    optimizer.step()
+    for name in ("running_mean", "running_var", "num_batches_tracked"):
+        assert torch.equal(norm.state_dict()[name], before[name])
+    assert not torch.equal(norm.weight, before["weight"]), "its weight is trained"
+    update_bn_stats(model)
+    model(x)
+    assert not torch.equal(norm.running_mean, before["running_mean"])  # type: ignore[arg-type]
+
+
+def test_frozen_statistics_and_an_absorbed_norm() -> None:
+    """Train mode computes both modules, whatever the layer absorbs at inference."""
+    torch.manual_seed(0)
+    layer = QuantConv.from_float(nn.Conv2d(3, 4, 3), *make_affine())
+    norm = BatchNorm.from_float(nn.BatchNorm2d(4))
+    layer.absorb(norm)
+    model, x = nn.Sequential(layer, norm), torch.randn(5, 3, 6, 6)
+    model(x)
+    freeze_bn_stats(model)
+    disable_observer(model)
+    with torch.no_grad():
+        # Two roundings more than at inference.
+        torch.testing.assert_close(model(x), model.eval()(x), rtol=1e-5, atol=1e-6)
+
+
+def make_affine() -> tuple[AffineActivation, AffineWeight]:
+    return AffineActivation(4, MinMaxObserver()), AffineWeight(4)
+
+
+@pytest.mark.parametrize("steps", [0, -1, True, 1.5])
+def test_no_such_step(steps: int) -> None:
+    model = network(Recipe(4))
+    with pytest.raises(QCompileError, match="not a number of steps above 0"):
+        freeze_after(still(model), model, norms=steps)
+
+
 # --- the doctor ------------------------------------------------------------------------------------
 
 
@@ -210,7 +305,11 @@ def test_saturation_is_the_mask_of_the_gradient() -> None:
     affine = Recipe(4).activation(4)
     affine(torch.tensor([-1.0, 2.0]))
     affine.eval()
-    for activation in (SignActivation("ste"), SignActivation("approx"), UnitActivation(2), affine):
+    lsq, pact = LsqActivation(3), PactActivation(3)
+    lsq(x)
+    pact(x)
+    unit = UnitActivation(2)
+    for activation in (SignActivation("ste"), SignActivation("approx"), unit, affine, lsq, pact):
         # ApproxSign's slope is 0 at ±1, where its mask begins.
         smooth = isinstance(activation, SignActivation) and activation.estimator == "approx"
         points = (x.flatten() if smooth else torch.cat([x.flatten(), edges])).requires_grad_()
