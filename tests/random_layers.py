@@ -16,9 +16,9 @@ from compiling import Case
 from small_nets import generator, levels, normal
 from torch import Tensor
 
+from qcompile.ir.borders import border_table
 from qcompile.ir.ops import INT32_MAX, INT32_MIN, full_word_mask, output_size, pack_words
 from qcompile.ir.stages import aten, dialect
-from qcompile.passes.correct_zero_padding import border_table
 
 
 @dataclass(frozen=True)

@@ -181,5 +181,9 @@ class CarrySaveDot(XnorDot):
     def registers(self) -> int:  # type: ignore[override]
         return self.planes + 1
 
+    @property
+    def settles(self) -> bool:  # type: ignore[override]
+        return self.planes > 1
+
     def start(self, w: Writer, lanes: int, pixels: int, vectors: int) -> Sums:
         return _CarrySaveSums(self, lanes, pixels, vectors)

@@ -102,7 +102,9 @@ class Dot:
     live = 1  # registers with weights of a vector at a time
     fold = 1  # output channels that share a lane of 32 bits while products are added
     together = 1  # steps that are written out one after another, if there are so many
-    gathers = False  # whether `prepare` needs `unit` neighbouring channels at a time
+    gathers = (
+        False  # whether `prepare` takes neighbouring channels, and makes something else of them
+    )
 
     @property
     def prepares(self) -> bool:
@@ -111,6 +113,10 @@ class Dot:
 
     def prepare(self, x: Expr) -> Expr:
         return x
+
+    def made(self, channels: int) -> int:
+        """How many elements `prepare` makes of so many neighbouring channels, at most 32."""
+        return channels
 
     def beyond(self, count: int) -> Expr:
         """So many elements beyond the border, prepared, where `fill` is a number."""

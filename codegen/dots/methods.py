@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from qcompile.codegen.dots.byte_counts import can_shuffle
@@ -14,9 +15,12 @@ from qcompile.codegen.dots.carry_save import CarrySaveDot
 from qcompile.codegen.dots.floats import Dot
 from qcompile.codegen.dots.lookup import MOST_WORDS, LookupDot
 from qcompile.codegen.dots.neon import CountBytesDot, CountDot
+from qcompile.codegen.dots.planes import PlaneDot, Planes, planes_of
 from qcompile.codegen.dots.signs import XnorDot
-from qcompile.codegen.dots.tables import TableDot
+from qcompile.codegen.dots.tables import TableDot, tables_beyond
 from qcompile.codegen.machine import Machine
+from qcompile.ir.borders import border_table
+from qcompile.ir.ops import full_word_mask
 
 _METHODS: dict[str, Callable[..., XnorDot]] = {
     "popcount": XnorDot,
@@ -55,26 +59,50 @@ class Factors:
 
     Attributes:
         weight: `[groups, O / groups, *kernel, channels]`, int8 or int16.
-        low, high: the levels that activations may have, as they lie in memory.
-        zero: their zero point; pad: what stands beyond the border, less the zero point.
+        low, high: the lowest and the highest level of activations, as they lie in memory.
+        two: whether there are none between them.
+        zero: their zero point.
+        pad: what stands beyond the border, less the zero point; None where there is no border.
+        size, slide: of a convolution: the source's sizes; stride, padding and dilation.
     """
 
     weight: Tensor
     low: int
     high: int
+    two: bool = False
     zero: int = 0
-    pad: int = 0
+    pad: int | None = None
+    size: Sequence[int] = ()
+    slide: Sequence[Sequence[int]] = ()
+
+    @property
+    def beyond(self) -> int:
+        """The level beyond the border; the lowest one where there is no border."""
+        return self.low if self.pad is None else self.zero + self.pad
 
     @property
     def ends(self) -> tuple[int, int]:
         """The lowest and the highest level, with the one beyond the border."""
-        beyond = self.zero + self.pad
-        return min(self.low, beyond), max(self.high, beyond)
+        return min(self.low, self.beyond), max(self.high, self.beyond)
 
     @property
     def rows(self) -> Tensor:
         """int64 `[O, products of a sum]`."""
         return self.weight.flatten(2).flatten(0, 1).to(torch.int64)
+
+
+@dataclass(frozen=True)
+class Product:
+    """A way to sum products.
+
+    Attributes:
+        weight: as a `Contraction` has it.
+        given: channels of the source that a group reads at a pixel, where the weight has others.
+    """
+
+    dot: Dot
+    weight: Tensor
+    given: int = 0
 
 
 def integer_methods(machine: Machine, factors: Factors) -> tuple[str, ...]:
@@ -84,24 +112,59 @@ def integer_methods(machine: Machine, factors: Factors) -> tuple[str, ...]:
     """
     found = []
     low, high = factors.ends
+    if factors.two and _planes(machine, factors) is not None:
+        found.append("bit-planes")
     if can_shuffle(machine) and TableDot.reads(factors.weight, high - low):
         found.append("lookup")
     return (*found, "int8")
 
 
-def integer_dot(method: str, factors: Factors) -> Dot:
-    """The dot of a method that is not "int8"."""
-    return _INTEGER_METHODS[method](factors)
+def product_of(method: str, machine: Machine, factors: Factors) -> Product:
+    """The product by a method that is not "int8"."""
+    return _tables(factors) if method == "lookup" else _by_planes(machine, factors)
 
 
-def _table_dot(factors: Factors) -> Dot:
+def _tables(factors: Factors) -> Product:
     low, high = factors.ends
-    rows = factors.rows
+    rows, channels = factors.rows, factors.weight.shape[-1]
     plus, minus = (rows > 0).sum(1), (rows < 0).sum(1)
-    bias = low * plus - high * minus - factors.zero * (plus - minus)
-    steps = rows.shape[1] // TableDot.unit
-    fill = factors.zero + factors.pad
-    return TableDot(fill, bias.to(torch.int32), low=low, most=high - low, steps=steps)
+    bias = (low * plus - high * minus - factors.zero * (plus - minus)).to(torch.int32)
+    weight = F.pad(factors.weight, [0, -channels % TableDot.unit])
+    fill: float | Tensor = factors.beyond
+    if channels % TableDot.unit:
+        fill = tables_beyond(channels, factors.beyond - low, high - low)
+    steps = weight[0, 0].numel() // TableDot.unit
+    return Product(TableDot(fill, bias, low=low, most=high - low, steps=steps), weight, channels)
 
 
-_INTEGER_METHODS: dict[str, Callable[[Factors], Dot]] = {"lookup": _table_dot}
+def _planes(machine: Machine, factors: Factors) -> Planes | None:
+    return planes_of(factors.weight, mask="avx512_vpopcntdq" in machine.features)
+
+
+def _by_planes(machine: Machine, factors: Factors) -> Product:
+    planes = _planes(machine, factors)
+    assert planes is not None, factors
+    channels, low, gain = factors.weight.shape[-1], factors.low, factors.high - factors.low
+    shift = planes.halved * (low - factors.zero)
+    bias = gain * planes.positive + shift * factors.rows.sum(1)
+    classes: Sequence[Tensor] = ()
+    if factors.beyond not in (low, factors.high):  # it is taken for the low level, and corrected
+        flat = factors.weight.movedim(-1, 2).flatten(0, 1)
+        table, classes = border_table(flat, factors.size, *factors.slide)
+        bias = bias.reshape(-1, *[1] * (table.dim() - 1))
+        bias = bias - planes.halved * (low - factors.beyond) * table
+    one = factors.beyond == factors.high
+    fill = full_word_mask(channels) if one else torch.zeros_like(full_word_mask(channels))
+    words, masked = planes.words, len(planes.bits) > len(planes.powers)
+    method = "popcount" if masked else methods(machine, words[0, 0].numel())[0]
+    dot = PlaneDot(
+        fill,
+        bias.to(torch.int32),
+        sign_dot(method, fill, 0),
+        planes.powers,
+        masked,
+        low,
+        gain,
+        tuple(classes),
+    )
+    return Product(dot, words, channels)

@@ -19,6 +19,7 @@ class XnorDot(Dot):
     """Signs in words: the sum counts which of `k` places differ."""
 
     k: int = 0
+    settles = False  # whether it takes less work to add many steps together
     element = "int32"
     sums = "int32"
 

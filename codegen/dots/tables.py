@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 from tvm import tirx
 
@@ -82,9 +83,24 @@ class _TableSums(Sums):
         return [part + register.value for part, register in zip(parts, kept, strict=True)]
 
 
+def _table_of(channels: int, up: int, most: int) -> list[int]:
+    """The table of up to four times the same level."""
+    ones = [(i % (1 << channels)).bit_count() for i in range(_PATTERNS)]
+    return [n * up + (channels - n) * (most - up) for n in ones]
+
+
+def tables_beyond(channels: int, up: int, most: int) -> Tensor:
+    """int32: the words of a pixel whose channels are all `up` above the lowest level."""
+    sizes = [min(_UNIT, channels - first) for first in range(0, channels, _UNIT)]
+    tables = [_table_of(size, up, most) for size in sizes]
+    return torch.tensor(tables, dtype=torch.uint8).flatten().view(torch.int32)
+
+
 @dataclass(frozen=True)
 class TableDot(Dot):
-    """Levels `low .. low + most`, 16 bytes of table for four of them; `fill` is a level.
+    """Levels `low .. low + most`, 16 bytes of table for four of them.
+
+    `fill` is a level, or words where the channels of a pixel do not fill its tables.
 
     Attributes:
         steps: tables that a sum may add.
@@ -105,20 +121,21 @@ class TableDot(Dot):
     @staticmethod
     def reads(weight: Tensor, most: int) -> bool:
         """Whether there are tables for weights `[..., channels]` and levels 0 .. most."""
-        fits = weight.shape[-1] % _UNIT == 0 and 0 < most <= _MOST_LEVEL
-        return fits and bool((weight.abs() == 1).all())
+        return 0 < most <= _MOST_LEVEL and bool((weight.abs() == 1).all())
 
     @property
     def prepares(self) -> bool:
         return True
 
+    def made(self, channels: int) -> int:
+        return channels + -channels % _UNIT
+
     def prepare(self, x: Expr) -> Expr:
-        """Tables of `4 * n` activations, as 16 words each."""
-        count = e.lanes(x)
-        bytes_ = e.vector("uint8", count)
-        low, most = (e.splat(e.const(v & _BYTE, "uint8"), count) for v in (self.low, self.most))
-        up = e.keep(tirx.reinterpret(bytes_, x) - low)
-        down = e.keep(most - up)
+        """Tables of four activations each, of four words; what is missing in the last one adds 0."""
+        given, count = e.lanes(x), self.made(e.lanes(x))
+        low, most = (e.splat(e.const(v & _BYTE, "uint8"), given) for v in (self.low, self.most))
+        up = e.keep(tirx.reinterpret(e.vector("uint8", given), x) - low)
+        up, down = (_filled(v, count) for v in (up, e.keep(most - up)))
         kind = e.vector("int32", count // _UNIT)
         words = [e.keep(tirx.reinterpret(kind, v)) for v in (up, down)]
         parts, first = [], 0
@@ -129,9 +146,8 @@ class TableDot(Dot):
         return tirx.Shuffle(parts, list(range(count))) if len(parts) > 1 else parts[0]
 
     def beyond(self, count: int) -> Expr:
-        up = int(self.fill) - self.low
-        ones = [i.bit_count() for i in range(_PATTERNS)]
-        table = [n * up + (_UNIT - n) * (self.most - up) for n in ones]
+        assert not isinstance(self.fill, Tensor)
+        table = _table_of(_UNIT, int(self.fill) - self.low, self.most)
         return tirx.reinterpret(e.vector("int32", count), table_of(table, _UNIT * count))
 
     def start(self, w: Writer, lanes: int, pixels: int, vectors: int) -> Sums:
@@ -145,6 +161,16 @@ class TableDot(Dot):
         at = len(outer)
         folded = Constant(patterns.reshape(-1)).reshape(*outer, FOLD, lanes // FOLD)
         return folded.permute(*range(at), at + 1, at).reshape(*outer, lanes, 1)
+
+
+def _filled(x: Expr, count: int) -> Expr:
+    """With zeros after it, so that there are `count` lanes."""
+    given = e.lanes(x)
+    if given == count:
+        return x
+    zero = e.const(0, "uint8")
+    parts = [x, *[zero] * (count - given)]
+    return e.keep(tirx.Shuffle(parts, list(range(count))))
 
 
 def _tables(words: list[Expr], first: int, tables: int) -> list[Expr]:

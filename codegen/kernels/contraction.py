@@ -18,9 +18,10 @@ from qcompile.codegen.dots.floats import Dot
 from qcompile.codegen.dots.integers import FewLevelsDot, PairDot, QuadDot, SingleDot
 from qcompile.codegen.dots.methods import (
     Factors,
-    integer_dot,
+    Product,
     integer_methods,
     methods,
+    product_of,
     sign_dot,
 )
 from qcompile.codegen.dots.neon import (
@@ -31,12 +32,12 @@ from qcompile.codegen.dots.neon import (
 )
 from qcompile.codegen.dots.weight_only import level_dot, product_of
 from qcompile.codegen.groups import INTEGER_CONTRACTIONS, arguments, sizes
-from qcompile.codegen.kernels.ranges import levels
+from qcompile.codegen.kernels.ranges import are_two_levels, levels
 from qcompile.codegen.machine import Machine
 from qcompile.codegen.writer import Writer
 from qcompile.errors import QCompileError
 from qcompile.ir.graph import where
-from qcompile.ir.ops import full_word_mask
+from qcompile.ir.ops import WORD, full_word_mask
 
 _aten, _dialect = torch.ops.aten, torch.ops.qcompile
 
@@ -52,6 +53,7 @@ class Contraction:
         padding: `[before, after]` for each.
         inputs, outputs: spatial sizes of the source and of the result.
         whole: each output channel is a product with a whole sample, seen as one pixel.
+        given: channels of the source that a group reads at a pixel; 0: as many as the weight has.
     """
 
     source: Node
@@ -63,6 +65,7 @@ class Contraction:
     inputs: tuple[int, ...] = (1,)
     outputs: tuple[int, ...] = (1,)
     whole: bool = False
+    given: int = 0
 
     @property
     def groups(self) -> int:
@@ -74,7 +77,7 @@ class Contraction:
 
     @property
     def channels(self) -> int:
-        """Source elements (or words) that a group reads at a pixel."""
+        """Elements that a group reads at a pixel: of the source, or what the dot makes of them."""
         return self.weight.shape[-1]
 
     @property
@@ -96,8 +99,11 @@ def contraction_of(w: Writer, machine: Machine, method: str | None = None) -> Co
     flat = not w.layout(c.source).torch_order or w.layout(c.source).channels_last
     if c.groups > 1 or any(c.padding) or c.kernel != (c.inputs or (1,)) or not flat:
         return c
+    taps = math.prod(c.kernel)
+    if taps > 1 and c.given % WORD:
+        return c  # what a dot makes of some channels ends with each tap
     rows = c.weight.reshape(1, c.weight.shape[1], 1, -1)
-    return Contraction(c.source, rows, c.dot, whole=True)
+    return Contraction(c.source, rows, c.dot, whole=True, given=taps * c.given)
 
 
 def methods_of(w: Writer, machine: Machine) -> tuple[str | None, ...]:
@@ -113,13 +119,20 @@ def methods_of(w: Writer, machine: Machine) -> tuple[str | None, ...]:
 
 def _factors(w: Writer, node: Node) -> Factors:
     """Of an integer convolution or matrix product."""
-    if node.target is _dialect.conv.default:
-        source, weight, *_, groups, zero, pad = arguments(node)
-        shaped = _grouped(w.tensor(weight), groups)
-    else:
-        (source, weight, zero), pad = arguments(node), 0
-        shaped = w.tensor(weight)[None, :, None]
-    return Factors(shaped, *levels(w, source), zero, pad)
+    if node.target is not _dialect.conv.default:
+        source, weight, zero = arguments(node)
+        rows = w.tensor(weight)[None, :, None]
+        return Factors(rows, *levels(w, source), are_two_levels(w, source), zero)
+    source, weight, stride, padding, dilation, groups, zero, pad = arguments(node)
+    return Factors(
+        _grouped(w.tensor(weight), groups),
+        *levels(w, source),
+        are_two_levels(w, source),
+        zero,
+        pad if any(padding) else None,
+        w.layout(source).spatial,
+        (stride, padding, dilation),
+    )
 
 
 def _read(w: Writer, machine: Machine, method: str | None) -> Contraction:
@@ -140,8 +153,8 @@ def _read(w: Writer, machine: Machine, method: str | None) -> Contraction:
         )
     source, second, *others = arguments(node)
     if node.target is _dialect.linear.default:
-        factors = _factors(w, node)
-        return Contraction(source, factors.weight, _integer_dot(w, source, factors, method))
+        product = _product(w, node, method)
+        return Contraction(source, product.weight, product.dot, given=product.given)
     weight = w.tensor(second)
     rows = weight.reshape(1, weight.shape[0], 1, -1)
     if node.target is _dialect.weight_only_linear.default:
@@ -182,16 +195,17 @@ def _grouped(weight: Tensor, groups: int) -> Tensor:
 
 def _integer_conv(w: Writer, node: Node, method: str | None) -> Contraction:
     source, _, stride, padding, dilation, *_ = arguments(node)
-    factors = _factors(w, node)
+    product = _product(w, node, method)
     return Contraction(
         source,
-        factors.weight,
-        _integer_dot(w, source, factors, method),
+        product.weight,
+        product.dot,
         tuple(stride),
         tuple(padding),
         tuple(dilation),
         w.layout(source).spatial,
         w.layout(node).spatial,
+        given=product.given,
     )
 
 
@@ -208,11 +222,16 @@ _OF_BYTES: dict[tuple[str, str], tuple[type[QuadDot], int]] = {
 }
 
 
-def _integer_dot(w: Writer, source: Node, factors: Factors, method: str | None) -> Dot:
+def _product(w: Writer, node: Node, method: str | None) -> Product:
+    factors = _factors(w, node)
     method = method or integer_methods(w.machine, factors)[0]
-    if method != "int8":
-        return integer_dot(method, factors)
-    weight, zero, pad = factors.weight, factors.zero, factors.pad
+    if method == "int8":
+        return Product(_of_bytes(w, arguments(node)[0], factors), factors.weight)
+    return product_of(method, w.machine, factors)
+
+
+def _of_bytes(w: Writer, source: Node, factors: Factors) -> Dot:
+    weight, zero, pad = factors.weight, factors.zero, factors.pad or 0
     machine, dtype = w.machine, w.layout(source).dtype
     form, lift = _OF_BYTES.get((machine.dot, dtype), (None, 0))
     if machine.dot == "pair" and "ssse3" in machine.features:

@@ -6,6 +6,8 @@ signs and levels that follow come out as in plain torch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.fx import Node
@@ -78,12 +80,17 @@ def at_border_class(w: Writer, node: Node, table: Tensor, p: Point) -> Expr:
     Args:
         node: the border_correction that says which class a place is of.
     """
+    return of_class(w, [w.tensor(of_dimension) for of_dimension in arguments(node)[2]], table, p)
+
+
+def of_class(w: Writer, classes: Sequence[Tensor], table: Tensor, p: Point) -> Expr:
+    """The same, of classes in each spatial dimension; in none, `table` is `[O]`."""
     tensor = table.movedim(0, -1)  # [*classes, O]: a vector of channels is a vector there
     at: Expr = e.const(0, "int32")
-    for d, of_dimension in enumerate(arguments(node)[2]):
-        index = w.constant(w.tensor(of_dimension).to(torch.int32), p.spatial[d])
+    for d, of_dimension in enumerate(classes):
+        index = w.constant(of_dimension.to(torch.int32), p.spatial[d])
         at = at * tensor.shape[d] + index
-    return w.constant(tensor, at * tensor.shape[-1] + p.channels)
+    return w.constant(tensor, at * tensor.shape[-1] + p.channels if classes else p.channels)
 
 
 def _relu(w: Writer, node: Node, p: Point) -> Expr:

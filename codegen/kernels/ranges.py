@@ -58,6 +58,15 @@ def levels(w: Writer, node: Node) -> tuple[int, int]:
     return (0, 255) if w.layout(node).dtype == "uint8" else (-128, 127)
 
 
+def are_two_levels(w: Writer, node: Node) -> bool:
+    """Whether a value of bytes holds only the lowest and the highest of its levels."""
+    if node.target in _MOVED:
+        return are_two_levels(w, arguments(node)[0])
+    signs = node.target in (_dialect.sign.default, _dialect.threshold.default)
+    low, high = levels(w, node)
+    return signs or high - low == 1
+
+
 def _size(w: Writer, node: Node) -> float:
     value = w.tensor(node)
     return float(value.abs().amax()) if value.numel() else 0.0

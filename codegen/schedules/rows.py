@@ -17,7 +17,7 @@ from tvm.tirx.script import builder as tb
 from qcompile.codegen import expr as e
 from qcompile.codegen.expr import Expr
 from qcompile.codegen.kernels.contraction import Contraction
-from qcompile.codegen.schedules.loops import each_chunk, split
+from qcompile.codegen.schedules.loops import CHUNK, each_chunk, split
 from qcompile.codegen.writer import Operand, Point, Writer
 
 _INTERLEAVED = 8  # channels that are put between one another in registers
@@ -152,7 +152,8 @@ class Rows:
         self._padding(buffer, row, before)
         start = row + before * channels
         layout = self.operand.layout
-        if layout.channels_last and c.groups == 1:
+        together = layout.channels_last and c.groups == 1
+        if together and (c.given or channels) == channels:
             self._straight(buffer, start, n, at, count * channels)
         elif c.dot.gathers:
             self._by_pixel(buffer, start, n, at, group, count)
@@ -175,19 +176,21 @@ class Rows:
     def _by_pixel(
         self, buffer: Any, start: Expr, n: Expr, at: list[Expr], group: Expr, count: int
     ) -> None:
-        """Neighbouring channels together, wherever they lie."""
-        channels, spatial = self.c.channels, bool(self.operand.layout.spatial)
+        """What the dot makes of neighbouring channels, wherever they lie."""
+        c, spatial = self.c, bool(self.operand.layout.spatial)
+        given, made = c.given or c.channels, c.dot.made(CHUNK)
 
         with tb.serial(count) as column:
 
             def copy(first: Expr, lanes: int) -> None:
-                place = (*at, column) if spatial else ()
-                point = Point(n, place, group * channels + first, lanes)
-                value = self.c.dot.prepare(self.operand.load(point))
-                index = e.ramp(start + column * channels + first, 1, lanes)
-                tb.buffer_store(buffer, value, [index])
+                # A sample seen as one pixel: its neighbours are the samples that follow.
+                sample, place = (n, (*at, column)) if spatial else (n + column, ())
+                point = Point(sample, place, group * given + first, lanes)
+                value = c.dot.prepare(self.operand.load(point))
+                to = start + column * c.channels + tirx.floordiv(first, CHUNK) * made
+                tb.buffer_store(buffer, value, [e.ramp(to, 1, e.lanes(value))])
 
-            each_chunk(channels, copy)
+            each_chunk(given, copy)
 
     def _strided(
         self, buffer: Any, start: Expr, n: Expr, at: list[Expr], group: Expr, count: int

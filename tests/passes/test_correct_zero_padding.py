@@ -7,9 +7,10 @@ from rewriting import assert_same_result, check_ignores, check_rewrite, converte
 from small_nets import Net, conv, levels, normal, signs
 from torch import Tensor
 
+from qcompile.ir.borders import border_table
 from qcompile.ir.graph import constant_of
 from qcompile.ir.stages import dialect
-from qcompile.passes.correct_zero_padding import CorrectZeroPadding, border_table
+from qcompile.passes.correct_zero_padding import CorrectZeroPadding
 
 
 def test_3x3_with_padding_1_has_nine_classes() -> None:
