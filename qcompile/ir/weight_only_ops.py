@@ -32,9 +32,13 @@ def weight_only_conv(
     Returns:
         float32 `[N, O, *out]`.
     """
+    before, after = list(padding[::2]), list(padding[1::2])
+    # As QuantConv does: torch sums in another order where the input was padded beforehand.
+    if before != after:
+        x, before = pad_spatial(x, padding, 0), [0] * len(before)
     function = (F.conv1d, F.conv2d, F.conv3d)[weight.dim() - 3]
-    padded, taps = pad_spatial(x, padding, 0), weight.to(torch.float32)
-    return function(padded, taps, None, list(stride), 0, list(dilation), groups)
+    taps = weight.to(torch.float32)
+    return function(x, taps, None, list(stride), before, list(dilation), groups)
 
 
 @weight_only_conv.register_fake

@@ -133,7 +133,7 @@ def test_every_kind_of_layer() -> None:
 def test_a_weight_only_layer() -> None:
     model = Body(lambda s, y: s.n(s.a(y)), a=nn.Conv2d(4, 4, (2, 3), padding=(0, 1)))
     model.n = nn.BatchNorm2d(4)
-    floats = {"stem": "float", "head": {"weight_bits": 3, "activation_bits": 32}}
+    floats: dict[str, Any] = {"stem": "float", "head": {"weight_bits": 3, "activation_bits": 32}}
     gm = calibrated(model, Recipe(bits=2, mode="weight-only", overrides=floats), X)
     check_rewrite(
         Convert(),
@@ -157,6 +157,19 @@ def test_a_weight_only_layer() -> None:
         return %14""",
         X,
     )
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@pytest.mark.parametrize("padding", [0, 2, (1, 0), "same"])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_weight_only_sums_are_added_in_one_order(padding: Any, stride: int) -> None:
+    """Floats: with a stride of 2 and zeros around it, torch pads and convolves in another order."""
+    padding = 1 if padding == "same" and stride > 1 else padding  # torch has no such pair
+    kernel = (1, 1) if padding == 2 else (2, 3)
+    model = nn.Sequential(nn.Conv2d(64, 4, kernel, stride, padding), nn.ReLU()).eval()
+    x = torch.randn(9, 64, 15, 15, generator=torch.Generator().manual_seed(0))
+    recipe = Recipe(4, mode="weight-only", first_last_bits=4)
+    check_exact(prepared(model, recipe, x).eval(), x)
 
 
 def test_a_dynamic_layer() -> None:
