@@ -38,6 +38,7 @@ _CONSTANTS = "constants"
 _START = b"PK\x03\x04"
 _END = b"PK\x05\x06"  # the last record of an archive without a comment, 22 bytes
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest that zip knows
+_LEVEL = 6  # of zlib
 _MAX_JSON = 64 << 20
 _MAX_MEMBER = 8 << 30
 _MAX_RATIO = 200  # how much larger than packed a member of more than _FREE_RATIO bytes may be
@@ -199,7 +200,9 @@ def pack(
             entry = zipfile.ZipInfo(name, _EPOCH)
             entry.create_system = 3  # Unix, whatever this is
             entry.external_attr = 0o644 << 16
-            archive.writestr(entry, data, zipfile.ZIP_DEFLATED, 6)
+            smaller = len(zlib.compress(data, _LEVEL)) < len(data)
+            how = zipfile.ZIP_DEFLATED if smaller else zipfile.ZIP_STORED
+            archive.writestr(entry, data, how, _LEVEL)
     return Archive(info, buffer.getvalue(), None, contents)
 
 

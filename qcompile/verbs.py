@@ -141,6 +141,9 @@ def inspect(options: argparse.Namespace, out: Console, err: Console) -> int:
     out.print(Text(f"takes    {', '.join(f'{v.name} {v}' for v in info.inputs)}"))
     out.print(Text(f"gives    {', '.join(f'{v.name} {v}' for v in info.outputs)}"))
     out.print(Text(f"made by  {', '.join(f'{k} {v}' for k, v in info.versions.items())}"))
+    sizes = archive.sizes
+    parts = {"code": sum(sizes.code), "constants": sizes.constants, "metadata": sizes.rest}
+    out.print(Text(f"holds    {', '.join(f'{n:,} bytes of {what}' for what, n in parts.items())}"))
     out.print(_variants(archive))
     if options.kernels:
         for variant in info.variants:
@@ -155,7 +158,7 @@ def inspect(options: argparse.Namespace, out: Console, err: Console) -> int:
 def _variants(archive: Archive) -> Table:
     """One row a variant: for what, how large, whether it is used on this machine."""
     table = Table("variant", "processors", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("bytes", justify="right")
+    table.add_column("bytes of code", justify="right")
     table.add_column("tuned kernels", justify="right")
     table.add_column("here")
     chosen = next(iter(runnable(archive.info)), None)
