@@ -23,6 +23,7 @@ from qcompile.codegen.groups import Group
 from qcompile.codegen.machine import Machine, host_family
 from qcompile.codegen.schedules.tile import Choice, Tile
 from qcompile.codegen.tuning.space import is_tunable
+from qcompile.errors import QCompileError
 from qcompile.ir.stages import aten, dialect
 from qcompile.ir.target import Target
 
@@ -58,6 +59,14 @@ def test_weights_that_are_used_often_are_converted_once(
 ) -> None:
     assert isinstance(level_dot(weights, positions), LevelDot) is stays
     assert isinstance(level_dot(weights, positions), Dot)
+
+
+def test_a_product_over_more_dimensions_is_refused() -> None:
+    weight = levels(-7, 7, 4, 8)
+    case = Case(lambda x, w: dialect.weight_only_linear.default(x, w), [(3, 8)], {"w": weight})
+    with pytest.raises(QCompileError, match="over 3 dimensions is not compiled") as error:
+        build(case.graph(), Target())
+    assert "flatten" in str(error.value.hint)
 
 
 _CODED = [
