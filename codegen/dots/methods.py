@@ -119,7 +119,7 @@ def integer_methods(machine: Machine, factors: Factors) -> tuple[str, ...]:
     return (*found, "int8")
 
 
-def product_of(method: str, machine: Machine, factors: Factors) -> Product:
+def product_by(method: str, machine: Machine, factors: Factors) -> Product:
     """The product by a method that is not "int8"."""
     return _tables(factors) if method == "lookup" else _by_planes(machine, factors)
 

@@ -21,7 +21,7 @@ from qcompile.codegen.dots.methods import (
     Product,
     integer_methods,
     methods,
-    product_of,
+    product_by,
     sign_dot,
 )
 from qcompile.codegen.dots.neon import (
@@ -227,7 +227,7 @@ def _product(w: Writer, node: Node, method: str | None) -> Product:
     method = method or integer_methods(w.machine, factors)[0]
     if method == "int8":
         return Product(_of_bytes(w, arguments(node)[0], factors), factors.weight)
-    return product_of(method, w.machine, factors)
+    return product_by(method, w.machine, factors)
 
 
 def _of_bytes(w: Writer, source: Node, factors: Factors) -> Dot:
