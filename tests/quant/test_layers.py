@@ -17,6 +17,8 @@ from qcompile.ir import ops
 from qcompile.quant.activations import (
     ActivationQuantizer,
     AffineActivation,
+    DynamicActivation,
+    FloatActivation,
     SignActivation,
     UnitActivation,
 )
@@ -213,6 +215,88 @@ def test_gradient_bits() -> None:
     m = result.abs().max()
     steps = (result / (2 * m) + 0.5) * 3
     torch.testing.assert_close(steps, steps.round(), rtol=0, atol=1e-5)  # of a level, in float32
+
+
+# --- dynamic and weight-only -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weight_bits", [1, 2, 8])
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_dynamic_is_the_dialects(bits: int, weight_bits: int) -> None:
+    torch.manual_seed(bits)
+    layer = QuantLinear.from_float(
+        nn.Linear(40, 6), DynamicActivation(bits), weight_of(weight_bits, False)
+    ).eval()
+    x = torch.randn(6, 40) * torch.tensor([1e-20, 0.0, 1.0, 3.0, 1e10, 1.0]).unsqueeze(1)
+    x[3], x[5] = x[3].abs() + 1, -x[5].abs()
+    qparams = dialect.dynamic_qparams(x, bits)
+    levels = dialect.dynamic_quantize(x, qparams, bits)
+    weight = layer.integer_weight()
+    acc = dialect.linear(levels, weight, 0)
+    sums = weight.sum(1, dtype=torch.int32)
+    expected = dialect.dynamic_scale_shift(acc, qparams, sums, layer.multiplier(), layer.bias)
+    with torch.no_grad():
+        same(layer(x), expected)
+        same(layer(x[2:3]), expected[2:3])
+
+
+def test_dynamic_sums_that_float32_cannot_hold() -> None:
+    torch.manual_seed(0)
+    layer = QuantLinear.from_float(nn.Linear(30_000, 2), DynamicActivation(8), AffineWeight(8))
+    with torch.no_grad():
+        layer.weight.uniform_(1, 2)
+    layer.eval()
+    x = 0.5 + torch.rand(2, 30_000)
+    qparams = dialect.dynamic_qparams(x, 8)
+    weight = layer.integer_weight()
+    acc = dialect.linear(dialect.dynamic_quantize(x, qparams, 8), weight, 0)
+    assert acc.max() > 2**24
+    sums = weight.sum(1, dtype=torch.int32)
+    with torch.no_grad():
+        same(layer(x), dialect.dynamic_scale_shift(acc, qparams, sums, *layer.scale_shift()))
+
+
+def test_dynamic_gradient_is_the_identity() -> None:
+    x = torch.randn(3, 5, requires_grad=True)
+    quantizer = DynamicActivation(4)
+    levels, scale = quantizer(x)
+    g = torch.randn(3, 5)
+    (ours,) = torch.autograd.grad(levels * scale, x, g)
+    torch.testing.assert_close(ours, g, rtol=1e-6, atol=0)  # scale * (1 / scale)
+    assert not quantizer.saturated(x).any()
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_float_activations_are_the_dialects(bits: int) -> None:
+    torch.manual_seed(bits)
+    conv = QuantConv.from_float(
+        nn.Conv2d(4, 6, 3, padding=1, stride=2, groups=2), FloatActivation(), weight_of(bits, False)
+    ).eval()
+    x = torch.randn(2, 4, 7, 8)
+    geometry = (conv.stride, conv.padding, conv.dilation, conv.groups)
+    acc = dialect.weight_only_conv(x, conv.integer_weight(), *geometry)
+    with torch.no_grad():
+        expected = dialect.scale_shift(acc, conv.multiplier(), conv.bias)
+        torch.testing.assert_close(conv(x), expected, rtol=1e-5, atol=1e-5)  # another order
+        linear = QuantLinear.from_float(nn.Linear(40, 6), FloatActivation(), weight_of(bits, False))
+        x = torch.randn(3, 40)
+        acc = dialect.weight_only_linear(x, linear.integer_weight())
+        expected = dialect.scale_shift(acc, linear.multiplier(), linear.bias)
+        torch.testing.assert_close(
+            linear.eval()(x), expected, rtol=1e-5, atol=1e-5
+        )  # another order
+
+
+def test_float_activations_do_not_overflow_integers() -> None:
+    layer = QuantLinear.from_float(nn.Linear(40_000, 1), FloatActivation(), DorefaWeight(8))
+    assert layer(torch.randn(2, 40_000)).shape == (2, 1)
+    assert layer.activation(torch.full((1, 2), 0.3))[0].tolist() == [[pytest.approx(0.3)] * 2]
+    assert not layer.activation.saturated(torch.tensor([1e9])).any()
+
+
+def test_dynamic_convolution_is_refused() -> None:
+    with pytest.raises(QCompileError, match="for linear layers, not for convolutions"):
+        QuantConv.from_float(nn.Conv2d(2, 3, 3), DynamicActivation(8), AffineWeight(8))
 
 
 # --- the map of magnitudes -------------------------------------------------------------------------
@@ -414,6 +498,8 @@ def test_quantizers_of_no_such_bits_are_refused(bits: int) -> None:
         AffineWeight(bits)
     with pytest.raises(QCompileError, match="takes 2 to 8 bits"):
         AffineActivation(bits, MinMaxObserver())
+    with pytest.raises(QCompileError, match="takes 2 to 8 bits"):
+        DynamicActivation(bits)
 
 
 def test_unknown_estimator_is_refused() -> None:
