@@ -50,10 +50,10 @@ class Timing:
 
 def eager(model: nn.Module) -> Rival:
     """PyTorch as it comes, in float."""
-    return Rival("PyTorch float32", copy.deepcopy(model).eval(), size=_bytes(model))
+    return Rival("PyTorch float32", copy.deepcopy(model).eval(), size=weight_bytes(model))
 
 
-def _bytes(model: nn.Module) -> int:
+def weight_bytes(model: nn.Module) -> int:
     """What a module's parameters and buffers take, those of PyTorch's quantized layers unpacked."""
     return sum(t.nbytes for value in model.state_dict().values() for t in _tensors(value))
 
@@ -100,7 +100,7 @@ def _static_int8(model: nn.Module, calibration: Sequence[Inputs], engine: str) -
         return Rival(name, None, f"PyTorch cannot: {str(error).splitlines()[0][:80]}")
     finally:
         torch.backends.quantized.engine = before
-    return Rival(name, quantized, size=_bytes(quantized))
+    return Rival(name, quantized, size=weight_bytes(quantized))
 
 
 def measure(
