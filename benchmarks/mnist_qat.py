@@ -165,7 +165,11 @@ def measure(epochs: int, bits: Sequence[int], settings: Settings) -> list[Entran
     """Train all, then time their inference in turns."""
     e = experiment(epochs)
     rows: list[Entrant] = []
-    makers = [float_row, torch_ao_row, *(partial(qcompile_row, bits=b) for b in bits)]
+    makers: list[Callable[[Experiment], Entrant]] = [
+        float_row,
+        torch_ao_row,
+        *(partial(qcompile_row, bits=b) for b in bits),
+    ]
     for make in makers:
         tables.progress(f"row {len(rows) + 1} of {len(makers)}")
         rows.append(make(e))
