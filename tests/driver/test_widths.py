@@ -13,6 +13,7 @@ from qcompile import Recipe
 from qcompile.calibration import calibrate
 from qcompile.ir.graph import calls, constant_of
 from qcompile.ir.stages import dialect
+from qcompile.passes.one_bit import argument
 
 WIDTHS = range(1, 9)
 CHANNELS, FEATURES = 36, 75  # no multiples of what a word or a vector holds
@@ -48,7 +49,7 @@ def products(converted: GraphModule) -> dict[str, tuple[Tensor, int, int]]:
     found = {}
     for node in converted.graph.nodes:
         if calls(node, dialect.conv.default, dialect.linear.default):
-            weight, levels = constant_of(converted, node.args[1]), node.args[0]
+            weight, levels = constant_of(converted, argument(node, 1)), argument(node)
             assert weight is not None
             found[str(node.meta["layer"])] = (weight.unique(), *ends(levels))
     return found
