@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -108,6 +109,19 @@ def test_a_solver_that_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scipy.optimize.milp", lambda *arguments, **more: answer)
     with pytest.raises(QCompileError, match="the solver gives up: Time limit reached"):
         solve(TABLE, "error", {"seconds": 1.0})
+
+
+def test_a_solver_that_does_not_keep_the_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
+    def milp(costs: object, **more: Any) -> SimpleNamespace:
+        tried.append(more["options"]["presolve"])
+        return SimpleNamespace(status=0, x=np.array([1.0, 0.0, 1.0]), message="")
+
+    monkeypatch.setattr("scipy.optimize.milp", milp)
+    with pytest.raises(QCompileError, match="the solver's answers do not keep the limits"):
+        solve(TABLE, "error", {"seconds": 1.6e-3})
+    assert tried == [True, False]
 
 
 # --- arguments -----------------------------------------------------------------------------------
