@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from qcompile.search_analysis import search
     from qcompile.search_points import Search
     from qcompile.sensitivity_analysis import Sensitivity, sensitivity
+    from qcompile.sensitivity_widths import Width
     from qcompile.tuning import Tuning
     from qcompile.verification import VerifyReport, verify
 
@@ -35,6 +36,7 @@ _HOME = {
     "Target": "qcompile.ir.target",
     "Tuning": "qcompile.tuning",
     "VerifyReport": "qcompile.verification",
+    "Width": "qcompile.sensitivity_widths",
     "compile": "qcompile.api",
     "convert": "qcompile.api",
     "load": "qcompile.program",
@@ -54,6 +56,7 @@ __all__ = [
     "Target",
     "Tuning",
     "VerifyReport",
+    "Width",
     "compile",
     "convert",
     "from_exported",
