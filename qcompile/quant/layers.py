@@ -100,28 +100,6 @@ class QuantLayer(Leaf):
     ) -> Tensor:
         return scaled_shifted(self._accumulate(levels, weight), multiplier, shift)
 
-    def float_forward(self, x: Tensor) -> Tensor:
-        """What the layer would give with neither x nor its weight quantized; K is not in it."""
-        acc = self._accumulate(x, self.weight)
-        multiplier, shift = self._normalized(self.weight.new_ones(self.weight.shape[0]))
-        return ops.scaled_shifted(acc, multiplier, shift)
-
-    @torch.no_grad()
-    def shift(self, amount: Tensor) -> None:
-        """Add float32 `[O]` to the result at inference, by the bias or the absorbed BatchNorm's mean.
-
-        A layer with neither gets a bias.
-        """
-        if self.absorbs_norm:
-            assert self._norm is not None
-            assert self._norm.running_mean is not None
-            scale, _ = self._norm.scale_shift()
-            self._norm.running_mean.sub_(torch.where(scale == 0, 0.0, amount / scale))
-        elif self.bias is None:
-            self.bias = nn.Parameter(amount.clone())
-        else:
-            self.bias.add_(amount)
-
     def integer_weight(self) -> Tensor:
         """The weight's levels, int8, or int16 where one could pass 127."""
         levels = self.weight_quantizer(self.weight)[0].detach()
