@@ -71,6 +71,16 @@ def round_even(e: Expr) -> Expr:
     return call("llvm.roundeven", e)
 
 
+def nearest(e: Expr) -> Expr:
+    """An int32 whose lower 16 bits are those of the nearest integer, half to even; |e| < 2^15.
+
+    Between 2^23 and 2^24, float32 numbers are the integers: an addition rounds, one for three.
+    """
+    return tirx.reinterpret(
+        vector("int32", lanes(e)), e + splat(const(1.5 * 2**23, "float32"), lanes(e))
+    )
+
+
 def larger(a: Expr, b: Expr) -> Expr:
     """The larger of two numbers; the first where they are equal, or where the second is NaN."""
     return select(splat(b, lanes(a)) > a, b, a)
@@ -140,3 +150,10 @@ def keep(e: Expr) -> Expr:
     buffer = tb.alloc_buffer((count,), dtype(e), scope="global")
     tb.buffer_store(buffer, e, [place])
     return buffer[place]
+
+
+def prefetch(buffer: Any, index: Expr) -> None:
+    """Bring an element's cache line to a core's second cache, without waiting; it need not exist."""
+    place = tirx.address_of(buffer[index])
+    read, second, data = (const(value, "int32") for value in (0, 2, 1))
+    tb.evaluate(tirx.call_llvm_intrin("void", "llvm.prefetch", place, read, second, data))

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
 from tvm import tirx
 from tvm.tirx.script import builder as tb
 
@@ -23,6 +24,7 @@ from qcompile.codegen.dots.floats import Sums
 from qcompile.codegen.dots.signs import XnorDot
 from qcompile.codegen.expr import Expr
 from qcompile.codegen.kernels.contraction import Contraction
+from qcompile.codegen.schedules.ahead import ahead_of
 from qcompile.codegen.schedules.loops import chunks, each_task, split
 from qcompile.codegen.schedules.rows import Rows, rows_of, rows_read
 from qcompile.codegen.schedules.tile import Tile, tile_of
@@ -30,7 +32,7 @@ from qcompile.codegen.writer import Point, Writer
 from qcompile.constants import Constant
 
 _TASKS = 16  # pieces of one sample, if it is large: enough for the threads of a desktop
-_BAND = 1 << 14  # bytes of activations that a task reads, beside a block of weights
+_BAND = 1 << 16  # bytes of activations that a task reads: they stay in a core's second cache
 _TABLE_TASKS = 8  # where what is read is so dear to convert that few rows shall be converted twice
 _NEAR = 1 << 18  # bytes of it, read in order from a core's second cache
 _CACHED = 1 << 20  # bytes of weights that stay in a core's second cache, beside activations
@@ -53,7 +55,7 @@ def pack_weight(c: Contraction, lanes: int, *, merged: bool) -> Constant:
 def band_of(c: Contraction, rows: Rows, blocks: int) -> int:
     """How many rows of the result a task computes: all of them read the same weights, from a cache.
 
-    What they read stays in a core's first cache, and there are tasks enough for the threads.
+    There are tasks enough for the threads.
     """
     if len(c.outputs) < 2:
         return 1
@@ -62,8 +64,7 @@ def band_of(c: Contraction, rows: Rows, blocks: int) -> int:
     wanted, bytes_ = (_TABLE_TASKS, _NEAR) if c.dot.gathers else (_TASKS, _BAND)
     tasks = -(-wanted // (lines * (1 if c.dot.prepares else blocks)))
     most = max(1, c.outputs[-2] // tasks)
-    element = 4 if c.dot.element in ("float32", "int32") else 2
-    row = math.prod(c.kernel[:-2]) * rows.width * c.channels * element
+    row = math.prod(c.kernel[:-2]) * rows.width * c.channels * np.dtype(c.dot.element).itemsize
     while most > 1 and rows_read(c, most) * row > bytes_:
         most -= 1
     return -(-c.outputs[-2] // -(-c.outputs[-2] // most))
@@ -112,7 +113,11 @@ def _matrix(w: Writer, c: Contraction, tile: Tile, work: int, widths: list[int])
 
 @dataclass(frozen=True)
 class _Spot:
-    """A tile's place: sample, line, group and first column, and how many columns from there."""
+    """A tile's place: sample, line, group and first column, and how many columns from there.
+
+    Attributes:
+        number: of the tiles that multiply the same weights, from 0.
+    """
 
     n: Expr
     outer: tuple[Expr, ...]
@@ -120,6 +125,7 @@ class _Spot:
     rows: Rows
     column: Expr
     pixels: int
+    number: Expr
 
 
 class Body:
@@ -149,10 +155,16 @@ class Body:
         size = packed.form.nbytes
         self._pieces = 1 if single else pieces_of(blocks, self._lines, work, size)
         self._heavy = size > _CACHED
+        tiles = self._rows.band * -(-c.outputs[-1] // tile.pixels)
+        # On AArch64 its addresses would push others to the stack.
+        self._ahead = ahead_of(size, tiles, tile.vectors) if w.machine.family == "x86_64" else None
 
     def write(self, samples: int = 1) -> None:
         """All lines of all samples, so many samples at once; the batch has at least so many."""
         count = self._w.n if samples == 1 else tirx.floordiv(self._w.n + (samples - 1), samples)
+        held = self._rows.allocated()
+        kept = tb.alloc_buffer((1,), "int64", scope="global")  # the line whose rows are there
+        tb.buffer_store(kept, e.const(-1, "int64"), [0])
 
         def task(index: Expr) -> None:
             """One piece of the channels of one line.
@@ -167,7 +179,8 @@ class Body:
             elif self._pieces > 1:
                 piece = e.bind(tirx.floormod(index, self._pieces))
                 index = tirx.floordiv(index, self._pieces)
-            n, *outer, group = split(index, [*self._outer, self._c.groups])
+            line = e.bind(index)
+            n, *outer, group = split(line, [*self._outer, self._c.groups])
             if samples > 1:
                 n = e.bind(tirx.min(n * samples, self._w.n - samples))
             if self._rows.band > 1:
@@ -175,23 +188,37 @@ class Body:
                     self._c.outputs[-2] - self._rows.band
                 )  # the last band begins early: it is full
                 outer[-1] = e.bind(tirx.min(outer[-1] * self._rows.band, last))
-            self.band(n, tuple(outer), group, piece)
+            rows = held.starting(n, tuple(outer))
+            if rows.copied:
+                with tb.If(tirx.NE(kept[0], line)), tb.Then():
+                    rows.fill(n, tuple(outer), group)
+                    tb.buffer_store(kept, e.cast(line, "int64"), [0])
+            self._blocks(rows, n, tuple(outer), group, piece)
 
         each_task(self._w, self._lines * self._pieces, self._work, task, count)
 
-    def band(self, n: Expr, outer: tuple[Expr, ...], group: Expr = 0, piece: Expr = 0) -> None:
-        """Some rows of the result: all of a block of channels, then the next block."""
+    def band(self, n: Expr, outer: tuple[Expr, ...]) -> None:
+        """Some rows of the result, all channels."""
+        rows = self._rows.allocated().starting(n, outer)
+        rows.fill(n, outer, 0)
+        self._blocks(rows, n, outer, 0, 0)
+
+    def _blocks(
+        self, rows: Rows, n: Expr, outer: tuple[Expr, ...], group: Expr, piece: Expr
+    ) -> None:
+        """All rows of a block of channels, then the next block."""
         c, tile = self._c, self._tile
-        rows = self._rows.fill(n, outer, group)
         size = tile.pixels * tile.channels
         self._scratch = tb.alloc_buffer((size,), c.dot.sums, scope="global")
         blocks, rest = divmod(c.weight.shape[1], tile.channels)
         each = blocks // self._pieces
+        tiles = -(-c.outputs[-1] // tile.pixels)
 
         def block(vector: Expr, channels: int) -> None:
             with tb.serial(rows.band) as row:
                 at = (*outer[:-1], e.bind(outer[-1] + row)) if outer else ()
-                self._row(_Spot(n, at, group, rows.at_row(row), 0, 0), vector, channels)
+                spot = _Spot(n, at, group, rows.at_row(row), 0, 0, e.bind(row * tiles))
+                self._row(spot, vector, channels)
 
         if blocks:
             with tb.serial(each) as number:
@@ -207,11 +234,13 @@ class Body:
         whole, rest = divmod(self._c.outputs[-1], width)
         if whole:
             with tb.serial(whole) as column:
-                at = e.bind(column * width)
-                self._block(replace(spot, column=at, pixels=width), vector, channels)
+                at, number = e.bind(column * width), e.bind(spot.number + column)
+                tile = replace(spot, column=at, pixels=width, number=number)
+                self._block(tile, vector, channels)
         if rest:
-            at = e.const(whole * width, "int32")
-            self._block(replace(spot, column=at, pixels=rest), vector, channels)
+            at, number = e.const(whole * width, "int32"), e.bind(spot.number + whole)
+            tile = replace(spot, column=at, pixels=rest, number=number)
+            self._block(tile, vector, channels)
 
     def _block(self, spot: _Spot, vector: Expr, channels: int) -> None:
         """A tile of sums, then what follows for each of its pixels; `vector` counts in lanes."""
@@ -246,8 +275,15 @@ class Body:
         column_of_weights = self._taps * self._run * size
         block = e.bind((spot.group * self._wide + start) * column_of_weights)
 
+        fetch = None
+        if self._ahead:
+            following, count = block + vectors * column_of_weights, self._taps * self._run
+            fetch = self._ahead.fetch(self._weights, following, spot.number, count, size)
+
         def steps(tap: Expr, first: Expr, count: int) -> None:
             """Add so many steps from one of a tap on, perhaps with those of the taps that follow."""
+            if fetch:
+                fetch(tap * self._run + first, count)
             at = e.bind(block + (tap * self._run + first) * size)
 
             def x(p: int, i: int) -> Expr:
@@ -271,7 +307,8 @@ class Body:
         """
         zero, taps, run = e.const(0, "int32"), self._taps, self._run
         capacity = sums.capacity or taps * run
-        together = min(self._c.dot.together, capacity)
+        together = max(self._c.dot.together, self._ahead.every if self._ahead else 1)
+        together = min(together, capacity)
         if taps * run <= together:
             steps(zero, zero, taps * run)
             return

@@ -31,7 +31,7 @@ class Rows:
         merged: the taps of the last dimension lie one after another and count as one run.
         copied: the rows are copied, not read in place.
         band: how many rows of the result they are for, neighbours in the last dimension but one.
-        buffer: where they lie, flat, once `fill` was called; base: where the first one lies.
+        buffer: where they lie, flat, once that is known; base: where the first one lies.
     """
 
     c: Contraction
@@ -101,19 +101,28 @@ class Rows:
         pitch = self.width * c.channels if self.copied else self.operand.layout.strides[0][-2]
         return replace(self, base=e.bind(self.base + row * (c.stride[-2] * pitch)))
 
-    def fill(self, n: Expr, outer: tuple[Expr, ...], group: Expr) -> Rows:
-        """The rows for a band that begins at a row of the result; copies them where that is needed."""
-        c = self.c
+    def allocated(self) -> Rows:
+        """With memory for a copy, where one is needed."""
+        if not self.copied:
+            return self
+        buffer = tb.alloc_buffer((self.size,), self.c.dot.element, scope="global")
+        return replace(self, buffer=buffer)
+
+    def starting(self, n: Expr, outer: tuple[Expr, ...]) -> Rows:
+        """The rows for a band that begins at a row of the result."""
         if self.copied:
-            buffer = tb.alloc_buffer((self.size,), c.dot.element, scope="global")
-            with tb.serial(math.prod(self._lying)) as tap:
-                self._copy(buffer, n, outer, group, tap)
-            return replace(self, buffer=buffer)
+            return self
         layout = self.operand.layout
         at = n * layout.size
-        for o, stride, step in zip(outer, layout.strides[0][:-1], c.stride[:-1], strict=False):
+        for o, stride, step in zip(outer, layout.strides[0][:-1], self.c.stride[:-1], strict=False):
             at = at + o * (stride * step)
         return replace(self, buffer=self.operand.flat, base=e.bind(at))
+
+    def fill(self, n: Expr, outer: tuple[Expr, ...], group: Expr) -> None:
+        """Copy the rows for a band that begins at a row of the result, where that is needed."""
+        if self.copied:
+            with tb.serial(math.prod(self._lying)) as tap:
+                self._copy(self.buffer, n, outer, group, tap)
 
     def _copy(self, buffer: Any, n: Expr, outer: tuple[Expr, ...], group: Expr, tap: Expr) -> None:
         """Copy one row, or fill it where it lies beyond the border."""

@@ -1,15 +1,16 @@
-"""How many products of signs the inner loops make for each cycle that their instructions need."""
+"""How many products the inner loops make for each cycle that their instructions need."""
 
 from __future__ import annotations
 
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from compiling import joined
 from disassembly import hottest_loop, mnemonic
-from layers import xnor_conv
+from layers import int_conv, xnor_conv
 
 from qcompile.codegen.build import build
 from qcompile.codegen.machine import host_family
@@ -55,3 +56,25 @@ def test_planes_of_carries(channels: int, size: int, tmp_path: Path) -> None:
     loop = loop_of(channels, size, "cascadelake", tmp_path)
     assert "vpopcntd" not in map(mnemonic, loop)
     assert products_per_cycle(loop) >= 260
+
+
+@pytest.mark.parametrize(
+    ("channels", "size", "fetched"), [(64, 56, 0), (128, 28, 1), (256, 14, 1), (512, 7, 1)]
+)
+def test_bytes_are_multiplied_and_nothing_else(
+    channels: int, size: int, fetched: int, tmp_path: Path
+) -> None:
+    case = int_conv(channels, channels, *SAME, size=(size, size), tail="quantize")
+    library = build(joined([case]), Target("cpu", "icelake-server")).library
+    loop = hottest_loop(library, "vpdpbusd", tmp_path, "objdump")
+    found = Counter(map(mnemonic, loop))
+    products = found["vpdpbusd"]
+    # A broadcast from memory serves two vectors of weights, one of those all pixels.
+    assert 2 * found["vpbroadcastd"] == products >= 24
+    assert all("(%" in line for line in loop if mnemonic(line) == "vpbroadcastd")
+    steps = sum(m.startswith("vmovdq") for m in map(mnemonic, loop)) // 2
+    assert products // steps >= 14
+    assert not any("%rsp" in line for line in loop)
+    vectors = {m for line in loop if "mm" in line for m in [mnemonic(line)]}
+    assert vectors <= {"vpdpbusd", "vpbroadcastd", "vmovdqa64", "vmovdqu64"}
+    assert (found["prefetcht1"] > 0) == bool(fetched)
