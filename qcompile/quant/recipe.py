@@ -132,6 +132,18 @@ class Recipe:
                 f"mode 'weight-only' has no {self.activation_bits}-bit activations",
                 hint="leave activation_bits out, or take another mode",
             )
+        for pattern, override in self.overrides.items():
+            bits = (
+                override.get("activation_bits", FLOAT_BITS)
+                if isinstance(override, Mapping)
+                else FLOAT_BITS
+            )
+            if self.mode == "weight-only" and bits != FLOAT_BITS:
+                raise QCompileError(
+                    f"overrides[{pattern!r}]: mode 'weight-only' has no {bits}-bit activations",
+                    hint="leave activation_bits out, or take another mode: any may have layers that "
+                    "are weight-only",
+                )
         if self.observer is not None:
             self._check_observer(self.observer)
 

@@ -64,6 +64,10 @@ def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         ("--mode dynamic --activation-bits 1", "mode 'dynamic' has no 1-bit activations"),
         ("--mode dynamic --bits 1", "mode 'dynamic' has no 1-bit activations"),
         ("--mode weight-only --activation-bits 8", "mode 'weight-only' has no 8-bit activations"),
+        (
+            "--mode weight-only --override 2=4/8",
+            "['2']: mode 'weight-only' has no 8-bit activations",
+        ),
         ("--mode static --bits 0", "bits must be 1 to 8"),
         ("--mode weight-only --observer min-max", "nothing is observed with mode 'weight-only'"),
         ("--observer median", "unknown observer 'median'"),
