@@ -15,7 +15,7 @@ from qcompile.report import share
 from qcompile.search_budget import milliseconds
 from qcompile.search_frontier import brief
 from qcompile.search_points import Point, Search
-from qcompile.sensitivity_report import finite, in_decibels
+from qcompile.sensitivity_report import finite, in_decibels, note
 from qcompile.sensitivity_report import to_json as sensitivity_json
 
 FORMAT, VERSION = "qcompile search", 1
@@ -106,8 +106,8 @@ def _layers(found: Search) -> Table:
     kernels = {layer.layer: layer.kernel for layer in found.program.info.layers}
     for plan in found.sensitivity.layers:
         width = found.chosen.widths.get(plan.layer)
-        note = plan.where if width is not None else f"stays float: {plan.reason}"
-        cells = (f"{plan.weights:,}", str(width or "float"), kernels.get(plan.layer, ""), note)
+        kernel = kernels.get(plan.layer, "")
+        cells = (f"{plan.weights:,}", str(width or "float"), kernel, note(plan))
         table.add_row(*map(Text, (plan.layer, plan.kind, *cells)))
     return table
 

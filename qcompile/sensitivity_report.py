@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -29,7 +30,7 @@ def tables(found: Sensitivity, order: str = "network") -> RenderableType:
     parts: list[RenderableType] = [
         Text("Each layer is quantized alone, after training; all others stay float."),
         Text(f"\nnetwork's output, signal to noise {samples}"),
-        _table(found, layers, _output),
+        _table(found, layers, _output, noted=True),
         Text(f"layer's own result, signal to noise {samples}"),
         _table(found, layers, _own),
     ]
@@ -41,7 +42,11 @@ def tables(found: Sensitivity, order: str = "network") -> RenderableType:
 
 
 def _table(
-    found: Sensitivity, layers: Sequence[LayerPlan], cell: Callable[[Measured], str]
+    found: Sensitivity,
+    layers: Sequence[LayerPlan],
+    cell: Callable[[Measured], str],
+    *,
+    noted: bool = False,
 ) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("layer", no_wrap=True)
@@ -49,7 +54,7 @@ def _table(
     table.add_column("weights", justify="right", no_wrap=True)
     for width in found.widths:
         table.add_column(str(width), justify="right", no_wrap=True)
-    notes = {plan.layer: _note(plan) for plan in layers}
+    notes = {plan.layer: note(plan) if noted else "" for plan in layers}
     if any(notes.values()):
         table.add_column("where", overflow="fold")
     for plan in layers:
@@ -61,8 +66,9 @@ def _table(
     return table
 
 
-def _note(plan: LayerPlan) -> str:
-    return plan.where if plan.quantized else f"stays float: {plan.reason}"
+def note(plan: LayerPlan) -> str:
+    """The line that a layer is called in, without folders, or why it stays float."""
+    return Path(plan.where).name if plan.quantized else f"stays float: {plan.reason}"
 
 
 def _output(m: Measured) -> str:
