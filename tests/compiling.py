@@ -6,6 +6,7 @@ it with several batch sizes.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,6 +17,10 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 
 from qcompile.codegen.build import Built, Choose, build, by_default
+from qcompile.codegen.groups import Group
+from qcompile.codegen.machine import Machine
+from qcompile.codegen.schedules.tile import Choice
+from qcompile.codegen.tuning.space import choices_of, is_tunable
 from qcompile.constants import expanded
 from qcompile.ir.graph import propagate, trace, verify
 from qcompile.ir.stages import Stage
@@ -193,3 +198,16 @@ def _compare(got: Tensor, wanted: Tensor, case: Case, which: str) -> None:
         equal_nan=True,
         msg=lambda text: f"{case.name}, {which}: {text}",
     )
+
+
+def forced(method: str) -> Choose:
+    """A choice for `check`: a method's first tile, and another one in every other kernel."""
+    numbers = itertools.count()
+
+    def choose(gm: GraphModule, group: Group, machine: Machine) -> Choice | None:
+        if not is_tunable(gm, group, machine):
+            return None
+        choices = [c for c in choices_of(gm, group, machine) if c.method == method]
+        return choices[next(numbers) % 2 * min(3, len(choices) - 1)]
+
+    return choose

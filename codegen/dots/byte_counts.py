@@ -14,6 +14,7 @@ _SHUFFLE = {
     32: "llvm.x86.avx2.pshuf.b",
     64: "llvm.x86.avx512.pshuf.b.512",
 }
+_TABLE = "llvm.aarch64.neon.tbl1.v16i8"
 _FLAG = {16: "ssse3", 32: "avx2", 64: "avx512bw"}
 NIBBLE = 15
 ONES = [i.bit_count() for i in range(NIBBLE + 1)]
@@ -24,10 +25,11 @@ def can_shuffle(machine: Machine) -> bool:
     return machine.family == "x86_64" and _FLAG[4 * machine.lanes] in machine.features
 
 
-def lookup(table: Expr, index: Expr) -> Expr:
+def lookup(table: Expr, index: Expr, *, neon: bool = False) -> Expr:
     """Bytes of a table: every 16 bytes are a table of their own, for the indices (0..15) there."""
     count = e.lanes(index)
-    return tirx.call_llvm_pure_intrin(e.vector("uint8", count), _SHUFFLE[count], table, index)
+    name = _TABLE if neon else _SHUFFLE[count]
+    return tirx.call_llvm_pure_intrin(e.vector("uint8", count), name, table, index)
 
 
 def table_of(values: list[int], count: int) -> Expr:

@@ -15,12 +15,14 @@ from qcompile.codegen.dots.carry_save import CarrySaveDot
 from qcompile.codegen.dots.floats import Dot
 from qcompile.codegen.dots.lookup import MOST_WORDS, LookupDot
 from qcompile.codegen.dots.neon import CountBytesDot, CountDot
-from qcompile.codegen.dots.planes import PlaneDot, Planes, planes_of
+from qcompile.codegen.dots.planes import MaskedDot, PlaneDot, Planes, planes_of
 from qcompile.codegen.dots.signs import XnorDot
-from qcompile.codegen.dots.tables import TableDot, tables_beyond
+from qcompile.codegen.dots.tables import MOST_LEVEL, TableDot, tables_beyond
 from qcompile.codegen.machine import Machine
 from qcompile.ir.borders import border_table
 from qcompile.ir.ops import full_word_mask
+
+_FEW = 15  # the highest level of which a byte holds so many tables that these beat four in one
 
 _METHODS: dict[str, Callable[..., XnorDot]] = {
     "popcount": XnorDot,
@@ -110,21 +112,27 @@ def integer_methods(machine: Machine, factors: Factors) -> tuple[str, ...]:
 
     "int8" is always among them: products of bytes, in whatever way the machine has.
     """
-    found = []
     low, high = factors.ends
-    if factors.two and _planes(machine, factors) is not None:
-        found.append("bit-planes")
-    if can_shuffle(machine) and TableDot.reads(factors.weight, high - low):
-        found.append("lookup")
-    return (*found, "int8")
+    dear = machine.dot in ("pair", "byte pair")  # no four products in one instruction
+    planes = factors.two and _planes(machine, factors) is not None
+    first = planes and (dear or "avx512_vpopcntdq" in machine.features)
+    tables = high - low <= (MOST_LEVEL if dear else _FEW) and _has_tables(machine, factors)
+    found = {"bit-planes": first, "lookup": tables, "int8": True}
+    ordered = tuple(method for method, offered in found.items() if offered)
+    return (*ordered, "bit-planes") if planes and not first else ordered
+
+
+def _has_tables(machine: Machine, factors: Factors) -> bool:
+    bytes_ = can_shuffle(machine) or machine.family == "aarch64"
+    return bytes_ and factors.high > factors.low and bool((factors.weight.abs() == 1).all())
 
 
 def product_by(method: str, machine: Machine, factors: Factors) -> Product:
     """The product by a method that is not "int8"."""
-    return _tables(factors) if method == "lookup" else _by_planes(machine, factors)
+    return _tables(machine, factors) if method == "lookup" else _by_planes(machine, factors)
 
 
-def _tables(factors: Factors) -> Product:
+def _tables(machine: Machine, factors: Factors) -> Product:
     low, high = factors.ends
     rows, channels = factors.rows, factors.weight.shape[-1]
     plus, minus = (rows > 0).sum(1), (rows < 0).sum(1)
@@ -134,7 +142,9 @@ def _tables(factors: Factors) -> Product:
     if channels % TableDot.unit:
         fill = tables_beyond(channels, factors.beyond - low, high - low)
     steps = weight[0, 0].numel() // TableDot.unit
-    return Product(TableDot(fill, bias, low=low, most=high - low, steps=steps), weight, channels)
+    neon = machine.family == "aarch64"
+    dot = TableDot(fill, bias, low=low, most=high - low, steps=steps, neon=neon)
+    return Product(dot, weight, channels)
 
 
 def _planes(machine: Machine, factors: Factors) -> Planes | None:
@@ -155,16 +165,11 @@ def _by_planes(machine: Machine, factors: Factors) -> Product:
         bias = bias - planes.halved * (low - factors.beyond) * table
     one = factors.beyond == factors.high
     fill = full_word_mask(channels) if one else torch.zeros_like(full_word_mask(channels))
-    words, masked = planes.words, len(planes.bits) > len(planes.powers)
-    method = "popcount" if masked else methods(machine, words[0, 0].numel())[0]
-    dot = PlaneDot(
-        fill,
-        bias.to(torch.int32),
-        sign_dot(method, fill, 0),
-        planes.powers,
-        masked,
-        low,
-        gain,
-        tuple(classes),
-    )
+    words, form, method = planes.words, PlaneDot, "popcount"
+    if planes.masked:
+        form = MaskedDot
+    else:
+        method = methods(machine, words[0, 0].numel())[0]
+    counts = sign_dot(method, fill, 0)
+    dot = form(fill, bias.to(torch.int32), counts, planes.powers, low, gain, tuple(classes))
     return Product(dot, words, channels)

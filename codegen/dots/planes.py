@@ -55,6 +55,10 @@ class Planes:
         return words.view(torch.int64).squeeze(-1) if len(self.bits) > 1 else words.squeeze(-1)
 
     @property
+    def masked(self) -> bool:
+        return len(self.bits) > len(self.powers)
+
+    @property
     def halved(self) -> int:
         return 2 if self.powers == _HALVES else 1
 
@@ -148,14 +152,12 @@ class PlaneDot(Dot):
     Attributes:
         counts: how a plane is counted.
         powers: what each plane counts for.
-        masked: the only plane has a mask.
         low, gain: activations are low + gain * bit.
         classes: of each place, in each spatial dimension.
     """
 
     counts: XnorDot = field(default_factory=XnorDot)
     powers: tuple[int, ...] = (1,)
-    masked: bool = False
     low: int = 0
     gain: int = 1
     classes: Sequence[Tensor] = ()
@@ -169,7 +171,7 @@ class PlaneDot(Dot):
 
     @property
     def live(self) -> int:  # type: ignore[override]
-        return self.counts.live * (2 if self.masked else len(self.powers))
+        return self.counts.live * len(self.powers)
 
     @property
     def fold(self) -> int:  # type: ignore[override]
@@ -191,8 +193,6 @@ class PlaneDot(Dot):
         return -(-channels // WORD)
 
     def start(self, w: Writer, lanes: int, pixels: int, vectors: int) -> Sums:
-        if self.masked:
-            return _MaskedSums(self, lanes, pixels, vectors)
         counts = self.counts
         return _PlaneSums(self, lambda: counts.start(w, lanes, pixels, vectors), pixels, vectors)
 
@@ -215,3 +215,13 @@ class PlaneDot(Dot):
             return tirx.shift_right(left, e.splat(e.const(1, "int32"), e.lanes(left)))
 
         return w.group.anchor, value
+
+
+@dataclass(frozen=True)
+class MaskedDot(PlaneDot):
+    """One plane, with a mask of what is not 0, where an instruction counts ones."""
+
+    live = 2
+
+    def start(self, w: Writer, lanes: int, pixels: int, vectors: int) -> Sums:
+        return _MaskedSums(self, lanes, pixels, vectors)

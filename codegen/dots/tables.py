@@ -31,7 +31,7 @@ from qcompile.constants import Constant
 _UNIT = 4  # products to a table
 _PATTERNS = 1 << _UNIT
 _BYTE = 255
-_MOST_LEVEL = _BYTE // _UNIT  # of which a byte holds four
+MOST_LEVEL = _BYTE // _UNIT  # of which a byte holds four
 
 
 class _TableSums(Sums):
@@ -39,6 +39,7 @@ class _TableSums(Sums):
 
     def __init__(self, dot: TableDot, lanes: int, pixels: int, vectors: int) -> None:
         self.lanes, self.pixels, self.vectors = lanes, pixels, vectors
+        self._neon = dot.neon
         most = _UNIT * dot.most
         self._in_bytes = min(_BYTE // most, dot.together)
         self._sums = self.each(lambda: PairTotals(lanes))
@@ -56,7 +57,9 @@ class _TableSums(Sums):
             for p, row in enumerate(self._sums):
                 tables = [self._everywhere(x(p, i)) for i in steps]
                 for total, own in zip(row, patterns, strict=True):
-                    found = [lookup(t, at) for t, at in zip(tables, own, strict=True)]
+                    found = [
+                        lookup(t, at, neon=self._neon) for t, at in zip(tables, own, strict=True)
+                    ]
                     total.add(sum(found[1:], found[0]))
 
     def _everywhere(self, table: Expr) -> Expr:
@@ -104,11 +107,13 @@ class TableDot(Dot):
 
     Attributes:
         steps: tables that a sum may add.
+        neon: they are looked up by NEON's instruction, 16 bytes at a time.
     """
 
     low: int = 0
-    most: int = _MOST_LEVEL
+    most: int = MOST_LEVEL
     steps: int = 1
+    neon: bool = False
     unit = _UNIT
     element = "int32"
     sums = "int32"
@@ -117,11 +122,6 @@ class TableDot(Dot):
     fold = FOLD
     together = 8
     gathers = True
-
-    @staticmethod
-    def reads(weight: Tensor, most: int) -> bool:
-        """Whether there are tables for weights `[..., channels]` and levels 0 .. most."""
-        return 0 < most <= _MOST_LEVEL and bool((weight.abs() == 1).all())
 
     @property
     def prepares(self) -> bool:
@@ -139,9 +139,9 @@ class TableDot(Dot):
         kind = e.vector("int32", count // _UNIT)
         words = [e.keep(tirx.reinterpret(kind, v)) for v in (up, down)]
         parts, first = [], 0
-        for tables in (4, 2, 1):
+        for tables in (1,) if self.neon else (4, 2, 1):
             while count // _UNIT - first >= tables:
-                parts += _tables(words, first, tables)
+                parts += _tables(words, first, tables, neon=self.neon)
                 first += tables
         return tirx.Shuffle(parts, list(range(count))) if len(parts) > 1 else parts[0]
 
@@ -173,7 +173,7 @@ def _filled(x: Expr, count: int) -> Expr:
     return e.keep(tirx.Shuffle(parts, list(range(count))))
 
 
-def _tables(words: list[Expr], first: int, tables: int) -> list[Expr]:
+def _tables(words: list[Expr], first: int, tables: int, *, neon: bool) -> list[Expr]:
     """So many tables from the first word on, of four levels each; in vectors of 4 words."""
     count = e.lanes(words[0])
     both = [i + v * count for i in range(first, first + tables) for v in (0, 1, 0, 1)]
@@ -182,6 +182,6 @@ def _tables(words: list[Expr], first: int, tables: int) -> list[Expr]:
     total = None
     for bit in range(_UNIT):
         chosen = [bit if i >> bit & 1 else _UNIT + bit for i in range(_PATTERNS)]
-        found = lookup(levels, table_of(chosen, _PATTERNS * tables))
+        found = lookup(levels, table_of(chosen, _PATTERNS * tables), neon=neon)
         total = found if total is None else total + found
     return [e.keep(tirx.reinterpret(e.vector("int32", _UNIT * tables), total))]

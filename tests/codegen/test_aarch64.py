@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from compiling import Case, check, joined
+from compiling import Case, check, forced, joined
 from disassembly import hottest_loop, mnemonic
 from emulating import emulated, needs_emulator
 from layers import (
@@ -24,7 +24,7 @@ from layers import (
     xnor_cases,
     xnor_conv,
 )
-from random_layers import Layer, Slide, WeightOnly
+from random_layers import Integer, Layer, Slide, WeightOnly
 from torch import Tensor
 
 from qcompile.codegen import linker
@@ -58,6 +58,28 @@ def test_convolutions_of_signs(arch: str) -> None:
 def test_convolutions_of_integers(arch: str) -> None:
     cases = [*int_cases(), *map(random_int, range(8))]
     check(cases, f"cpu:{arch}", (1, 3), emulated)
+
+
+@needs_emulator
+@pytest.mark.parametrize("arch", PROCESSORS[:2])
+def test_tables_and_planes(arch: str) -> None:
+    odd, same = Slide((3, 2), (1, 2), (0, 1, 2, 0), (2, 1)), Slide((3, 3), (1, 1), (1,) * 4, (1, 1))
+    families = {
+        "lookup": [
+            Integer(
+                30, (7, 9), (Layer(33, same, end="uint8"), Layer(70, odd)), 0, 0, 3, 1, planes=1
+            ),
+            Integer(18000, (), (Layer(9),), 1, -8, 7, -3, planes=1),
+        ],
+        "bit-planes": [
+            Integer(30, (7, 9), (Layer(33, same), Layer(70, odd)), 2, -1, 1, 0, planes=2),
+            Integer(333, (), (Layer(40, end="bits"),), 3, 0, 1, 0, 1),
+        ],
+    }
+    for method, drawn in families.items():
+        cases = [family.case() for family in drawn]
+        built = check(cases, f"cpu:{arch}", (1, 3), emulated, forced(method))
+        assert all(k.tuned.startswith(method) for k in built.kernels if k.tuned)
 
 
 @needs_emulator

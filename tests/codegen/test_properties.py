@@ -10,7 +10,7 @@ import random
 from collections.abc import Sequence
 
 import pytest
-from compiling import check
+from compiling import check, forced
 from hypothesis import given
 from hypothesis import strategies as st
 from layer_strategies import binaries, floats, integers, rounds, weight_only
@@ -109,6 +109,47 @@ def _slide(kernel: int, padding: int) -> Slide:
     return Slide((kernel,) * 2, (1, 1), (padding,) * 4, (1, 1))
 
 
+_ODD = Slide((3, 2), (1, 2), (0, 1, 2, 0), (2, 1))
+_SAME = _slide(3, 1)
+FEW_LEVELS = {  # by the method that they are for
+    "lookup": [
+        Integer(30, (7, 9), (Layer(33, _SAME), Layer(70, _ODD, end="bits")), 0, 0, 3, 1, planes=1),
+        Integer(
+            64, (6, 5), (Layer(64, _SAME, end="uint8"), Layer(130, _ODD, 2)), 1, -8, 7, -3, planes=1
+        ),
+        Integer(6, (8, 8), (Layer(20, _SAME, 2, end="pool floats"),), 2, 0, 15, 15, planes=1),
+        Integer(9, (11,), (Layer(5, Slide((3,), (2,), (1, 0), (2,))),), 3, 0, 7, 7, planes=1),
+        Integer(
+            90, (4, 4), (Layer(37, _slide(4, 0)), Layer(8, _SAME, pad=-1)), 4, -1, 1, 0, planes=1
+        ),
+        Integer(333, (), (Layer(40), Layer(260, end="signs")), 5, -4, 3, 2, planes=1),
+    ],
+    "bit-planes": [
+        Integer(30, (7, 9), (Layer(33, _SAME), Layer(70, _ODD, end="bits")), 0, -1, 1, 0, planes=2),
+        Integer(64, (6, 5), (Layer(64, _SAME, pad=1), Layer(130, _ODD, 2)), 1, -1, 1, 0, planes=2),
+        Integer(
+            40, (8, 8), (Layer(20, _SAME, 2, -1, "pool floats"), Layer(33, _ODD)), 2, -1, 1, 0, 1
+        ),
+        Integer(70, (5, 6), (Layer(20, _SAME, end="uint8"), Layer(9, _ODD, pad=1)), 3, 0, 1, 0, 1),
+        Integer(9, (11,), (Layer(5, Slide((3,), (2,), (1, 0), (2,))),), 4, 0, 1, 1, planes=2),
+        Integer(
+            3, (3, 4, 5), (Layer(9, Slide((2,) * 3, (1,) * 3, (1,) * 6, (1,) * 3)),), 5, -1, 1, 0, 1
+        ),
+        Integer(
+            64, (4, 4), (Layer(37, _slide(4, 0)), Layer(8, _slide(1, 0))), 6, 0, 1, 0, planes=1
+        ),
+        Integer(333, (), (Layer(40), Layer(260, end="signs")), 7, -1, 1, 0, planes=2),
+    ],
+}
+
+
+@on_every_target
+@pytest.mark.parametrize("method", FEW_LEVELS)
+def test_products_of_few_levels(method: str, target: str) -> None:
+    cases = [family.case() for family in FEW_LEVELS[method]]
+    check(cases, runnable(target), (1, 9), choose=forced(method))
+
+
 _LONG_SUMS = [
     Binary(512, (3, 3), (Layer(19, _slide(5, 2), end="bits", pad=-1),)),
     Binary(4096, (2, 2), (Layer(33, _slide(1, 0)),)),
@@ -118,6 +159,8 @@ _LONG_SUMS = [
     Integer(512, (3, 3), (Layer(17, _slide(5, 2)),), qmin=-128, qmax=127),
     Integer(40000, (), (Layer(33),), qmin=0, qmax=15, zero_point=3, planes=1),
     Integer(512, (3, 3), (Layer(18, _slide(5, 2), 2, pad=-1),), qmin=-2, qmax=1, planes=1),
+    Integer(40000, (), (Layer(33),), qmin=-1, qmax=1, planes=2),
+    Integer(512, (3, 3), (Layer(18, _slide(5, 2), 2, pad=-1),), qmin=-1, qmax=1, reach=1),
 ]
 
 
@@ -135,5 +178,5 @@ def test_sums_of_many_products_by_the_next_best_method(target: str) -> None:
         choices = choices_of(gm, group, machine)
         return next((c for c in choices if c.method != choices[0].method), choices[0])
 
-    longest = [_LONG_SUMS[i].case() for i in (0, 2, -2, -1)]
+    longest = [_LONG_SUMS[i].case() for i in (0, 2, 6, 7, 8, 9)]
     check(longest, runnable(target), (4,), choose=choose)
