@@ -129,7 +129,7 @@ def _has_tables(machine: Machine, factors: Factors) -> bool:
 
 def product_by(method: str, machine: Machine, factors: Factors) -> Product:
     """The product by a method that is not "int8"."""
-    return _tables(machine, factors) if method == "lookup" else _by_planes(machine, factors)
+    return _INTEGER_METHODS[method](machine, factors)
 
 
 def _tables(machine: Machine, factors: Factors) -> Product:
@@ -173,3 +173,9 @@ def _by_planes(machine: Machine, factors: Factors) -> Product:
     counts = sign_dot(method, fill, 0)
     dot = form(fill, bias.to(torch.int32), counts, planes.powers, low, gain, tuple(classes))
     return Product(dot, words, channels)
+
+
+_INTEGER_METHODS: dict[str, Callable[[Machine, Factors], Product]] = {
+    "bit-planes": _by_planes,
+    "lookup": _tables,
+}
