@@ -35,6 +35,7 @@ from qcompile.ir.plan import LayerPlan
 from qcompile.ir.target import Target
 from qcompile.passes.base import AfterEach
 
+_ALIKE = 1.05  # ratio of times that is not worth a number
 Kernels = str | Sequence[str] | Mapping[str, str] | None
 
 
@@ -162,7 +163,7 @@ class Selection:
         if found is None:
             return ""
         if found.pays:
-            self.whys[layer] = f"{1 / found.ratio:.1f} times as fast as int8"
+            self.whys[layer] = f"{1 / found.int8:.1f} times as fast as int8"
             return ""
         return _reason(shape.channels // shape.groups, found)
 
@@ -208,6 +209,6 @@ class Selection:
 
 def _reason(channels: int, found: Comparison) -> str:
     of = f"XNOR on {channels} channel{'s' * (channels > 1)}"
-    if found.ratio < 1.05:
-        return f"stays int8: {of} would not surely be faster"
-    return f"stays int8: {of} would take {found.ratio:.1f} times as long"
+    if found.best < _ALIKE:
+        return f"stays {found.method}: {of} would not surely be faster"
+    return f"stays {found.method}: {of} would take {found.best:.1f} times as long"

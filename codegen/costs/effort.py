@@ -35,7 +35,8 @@ class Effort:
         calls: 1.
         products: vectors of products that are added.
         waits: products that would have fitted between two that depend on each other.
-        loads: vectors of weights, and activations that are broadcast.
+        loads: vectors of weights.
+        broadcasts: activations that all channels of a tile are multiplied with.
         fetches: those vectors of weights that come from the second cache.
         sums: vectors of sums that are begun and ended.
         rows: times that a row of the result is gone along.
@@ -49,6 +50,7 @@ class Effort:
     products: float
     waits: float
     loads: float
+    broadcasts: float
     fetches: float
     sums: float
     rows: float
@@ -94,7 +96,8 @@ def _effort(c: Contraction, tile: Tile, rows: Rows, signs: bool) -> Effort:
         calls=1,
         products=sum(n * p * v for p, v, n in tiles) * steps,
         waits=sum(n * max(0, _HIDING - p * v) for p, v, n in tiles) * steps,
-        loads=sum(n * (p + v) for p, v, n in tiles) * steps,
+        loads=sum(n * v for _, v, n in tiles) * steps,
+        broadcasts=sum(n * p for p, _, n in tiles) * steps,
         fetches=fetched,
         sums=sum(n * p * v for p, v, n in tiles),
         rows=lines * (blocks + bool(rest)),

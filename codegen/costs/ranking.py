@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch.fx import GraphModule
@@ -26,12 +25,10 @@ class Pick:
     Attributes:
         method: None where there is only one way.
         why: empty where there was nothing to choose.
-        seconds: predicted for a sample; None where nothing is known of it.
     """
 
     method: str | None
     why: str = ""
-    seconds: float | None = None
 
 
 def margin_of(known: Coefficients) -> float:
@@ -46,38 +43,32 @@ def pick(gm: GraphModule, group: Group, machine: Machine) -> Pick:
     other is faster by more than the model's margin. Where nothing is known of it, the first is taken.
     """
 
-    def writer() -> Writer:
-        return Writer(gm, group, machine, NODE_RULES)
-
-    methods = methods_of(writer(), machine)
-    known = coefficients_of(machine)
-    times = {} if known is None else _times(writer, machine, methods, known)
+    methods = methods_of(Writer(gm, group, machine, NODE_RULES), machine)
+    known, times = coefficients_of(machine), predicted(gm, group, machine)
     default = INT8 if group.anchor.target in INTEGER_CONTRACTIONS else methods[0]
     if known is None or default is None or default not in times:
         return Pick(methods[0])
     best = min(times, key=times.__getitem__)
     if times[best] * (1 + margin_of(known)) < times[default]:
         faster = times[default] / times[best]
-        return Pick(best, f"{faster:.1f} times as fast as {default}", times[best])
+        return Pick(best, f"{faster:.1f} times as fast as {default}")
     others = {method: took for method, took in times.items() if method != default}
     if not others:
-        return Pick(default, seconds=times[default])
+        return Pick(default)
     next_ = min(others, key=others.__getitem__)
-    return Pick(default, _no_gain(next_, others[next_] / times[default]), times[default])
+    return Pick(default, _no_gain(next_, others[next_] / times[default]))
 
 
-def _times(
-    writer: Callable[[], Writer],
-    machine: Machine,
-    methods: tuple[str | None, ...],
-    known: Coefficients,
-) -> dict[str, float]:
-    """Predicted seconds of the methods that something is known of."""
-    found = {}
-    for method in methods:
+def predicted(gm: GraphModule, group: Group, machine: Machine) -> dict[str, float]:
+    """Seconds for a sample of the methods of a contraction that the model knows."""
+    known, found = coefficients_of(machine), {}
+    if known is None:
+        return {}
+    for method in methods_of(Writer(gm, group, machine, NODE_RULES), machine):
         if method is None:
             continue
-        seconds = known.seconds(*effort_of(writer(), machine, method))
+        w = Writer(gm, group, machine, NODE_RULES)
+        seconds = known.seconds(*effort_of(w, machine, method))
         if seconds is not None:
             found[method] = seconds
     return found

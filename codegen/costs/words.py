@@ -15,7 +15,7 @@ from torch.fx import Node
 
 from qcompile.codegen.costs.layers import LayerShape, contraction_in, graph_of
 from qcompile.codegen.costs.model import coefficients_of
-from qcompile.codegen.costs.ranking import margin_of, pick
+from qcompile.codegen.costs.ranking import INT8, margin_of, predicted
 from qcompile.codegen.groups import INTEGER_CONTRACTIONS, arguments
 from qcompile.codegen.kernels.contraction import methods_of
 from qcompile.codegen.machine import Machine
@@ -24,6 +24,7 @@ from qcompile.codegen.writer import Writer
 from qcompile.ir.graph import spec
 
 _q = torch.ops.qcompile
+_MUCH = 1.5  # times the time of another way in bytes
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,14 @@ class Comparison:
     """The layer in words beside the layer in bytes.
 
     Attributes:
-        ratio: of their times, the geometric mean over the machines.
-        pays: whether words are faster by more than the models' margins.
+        int8: the time of words over that of products of bytes, the geometric mean over the machines.
+        best: over that of the fastest way in bytes; method: which one that is on the first machine.
+        pays: whether words are to be taken.
     """
 
-    ratio: float
+    int8: float
+    best: float
+    method: str
     pays: bool
 
 
@@ -63,23 +67,29 @@ def shape_of(node: Node) -> LayerShape:
 def compare(shape: LayerShape, machines: Sequence[Machine]) -> Comparison | None:
     """How long words take beside bytes, each in its best way; None where no model knows both.
 
-    One graph is compiled for all machines of a portable program: what is right for most of them by
-    most is right.
+    Words pay where they are faster than products of bytes by more than the model's margin, unless
+    another way in bytes is much faster still: what words read and store is an eighth.
+
+    One graph is compiled for all machines of a portable program, by the means over all of them.
     """
     graphs = [graph_of(shape, words=words) for words in (True, False)]
     groups = [contraction_in(gm) for gm in graphs]
-    ratios, asked = [], []
+    found: list[tuple[float, float, float]] = []
+    method = INT8
     for machine in machines:
-        known = coefficients_of(machine)
         words, bytes_ = (
-            pick(gm, group, machine).seconds for gm, group in zip(graphs, groups, strict=True)
+            predicted(gm, group, machine) for gm, group in zip(graphs, groups, strict=True)
         )
-        if known is not None and words is not None and bytes_ is not None:
-            ratios.append(words / bytes_)
-            asked.append(ratios[-1] * (1 + margin_of(known)))
-    if not ratios:
+        known = coefficients_of(machine)
+        if known is None or not words or INT8 not in bytes_:
+            continue
+        took, best = min(words.values()), min(bytes_, key=bytes_.__getitem__)
+        method = method if found else best
+        found.append((took / bytes_[INT8], took / bytes_[best], 1 + margin_of(known)))
+    if not found:
         return None
-    return Comparison(_mean(ratios), _mean(asked) < 1)
+    int8, least, margin = (_mean(values) for values in zip(*found, strict=True))
+    return Comparison(int8, least, method, int8 * margin < 1 and least < _MUCH)
 
 
 def _mean(values: Sequence[float]) -> float:

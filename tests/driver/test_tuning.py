@@ -118,7 +118,8 @@ def test_a_tuned_program_computes_the_same_bits_and_says_what_it_is(
     assert cli.main(["inspect", str(tmp_path / "net.qcp"), "--kernels"]) == cli.OK
     said = capsys.readouterr().out
     for kernel in kernels(program):
-        end = f"  tuned: {kernel.tuned}\n" if kernel.tuned else "\n"
+        method = f"  {kernel.method}\n" if kernel.method else "\n"
+        end = f"  tuned: {kernel.tuned}\n" if kernel.tuned else method
         assert f"  {kernel.name}  {kernel.kind}  {kernel.layer}{end}" in said
 
 
