@@ -101,6 +101,7 @@ class Dot:
     registers = 1  # that the sums of a vector need
     live = 1  # registers with weights of a vector at a time
     fold = 1  # output channels that share a lane of 32 bits while products are added
+    abreast = 2  # vectors of a tile, where a broadcast is a part of the instruction that uses it
     together = 1  # steps that are written out one after another, if there are so many
     gathers = (
         False  # whether `prepare` takes neighbouring channels, and makes something else of them

@@ -120,6 +120,7 @@ class TableDot(Dot):
     registers = 2
     live = 2
     fold = FOLD
+    abreast = 1  # a table takes the same time for each, and weights are shared by more pixels
     together = 8
     gathers = True
 

@@ -60,12 +60,12 @@ def tile_of(c: Contraction, machine: Machine, *, packs: bool, spare: int = 4) ->
     )
     wide = -(-outputs // lanes)
     if packs:
-        vectors = max(CHUNK // lanes, min(wide, c.dot.fold // 2))
+        vectors = max(CHUNK // lanes, min(wide, c.dot.fold // 2, c.dot.abreast))
     elif width == 1:
         vectors = min(wide, 8)  # a single pixel: as many independent sums as hide an addition
     else:
         # AArch64's instructions take no operand from memory: a broadcast costs one, for all vectors.
-        vectors = min(wide, 8 // c.dot.registers if machine.family == "aarch64" else 2)
+        vectors = min(wide, 8 // c.dot.registers if machine.family == "aarch64" else c.dot.abreast)
         vectors = max(vectors, _vectors(c, wide, machine.registers - spare))
     free = machine.registers - spare - vectors * c.dot.live
     most = max(1, free // (vectors * c.dot.registers))
