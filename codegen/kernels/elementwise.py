@@ -40,14 +40,19 @@ def _quantize(w: Writer, node: Node, p: Point) -> Expr:
     parts = None
     if w.machine.fuses:
         parts = reciprocal(scale, qmin - zero_point, qmax - zero_point)
+    if zero_point == qmin and x in w.group.nodes and x.target is _aten.relu.default:
+        x = arguments(x)[0]  # what is below 0 becomes the lowest level without it
     value = w.read(x, p)
     if parts is None:
         quotient = value / w.scalar(scale)
     else:
         major, minor = (e.splat(w.scalar(part), e.lanes(value)) for part in parts)
         quotient = e.call("llvm.fma", value, major, e.fence(value * minor))
+    dtype = w.layout(node).dtype
+    if not zero_point:
+        return e.cast(e.nearest(e.clamp(quotient, qmin, qmax)), dtype)
     level = e.round_even(quotient) + w.scalar(zero_point)
-    return e.cast(e.clamp(level, qmin, qmax), w.layout(node).dtype)
+    return e.cast(e.clamp(level, qmin, qmax), dtype)
 
 
 def _quantize_unit(w: Writer, node: Node, p: Point) -> Expr:

@@ -80,6 +80,27 @@ def test_unary() -> None:
     check(cases)
 
 
+@pytest.mark.parametrize("target", ["cpu", "cpu:haswell", "cpu:x86-64-v2"])
+def test_levels_where_0_is_0(target: str) -> None:
+    """Rounded by an addition: ties, both zeros, and what is far beyond the ends."""
+
+    def function(low: int, high: int, scale: float, kept: bool, clipped: bool) -> Any:
+        def of(x: Tensor) -> Any:
+            y = aten.relu.default(x) if clipped else x
+            levels = q.quantize.default(y, scale, 0, low, high)
+            return (y, levels) if kept and clipped else levels
+
+        return of
+
+    cases = []
+    for low, high in ((0, 255), (-128, 127), (0, 1), (-8, 7), (-100, -3)):
+        for i, scale in enumerate((0.01, 0.25, 3e-5, 1.7)):
+            of = function(low, high, scale, i % 2 == 0, low == 0)
+            spread = (1.0, 100 * scale, 1e30)[i % 3]
+            cases.append(Case(of, [(35, 5)], name=f"{low} {high} {scale}", spread=spread))
+    check(cases, target, (1, 3))
+
+
 def test_few_channels_of_long_rows() -> None:
     """Read along the row in torch's order, written pixel by pixel, with columns left over."""
     cases = []
