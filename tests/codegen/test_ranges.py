@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from qcompile.codegen.fusion import form
-from qcompile.codegen.kernels.ranges import bound, is_finite, levels
+from qcompile.codegen.kernels.ranges import are_two_levels, bound, is_finite, levels
 from qcompile.codegen.machine import machine_of
 from qcompile.codegen.writer import Writer
 from qcompile.ir.target import Target
@@ -99,3 +99,22 @@ def test_levels_of_a_threshold_begin_where_it_says() -> None:
     nodes = gm.graph.output_node().args[0]
     assert isinstance(nodes, (tuple, list))
     assert [levels(w, n) for n in nodes if isinstance(n, Node)] == [(0, 1), (-1, 1)]
+
+
+@pytest.mark.parametrize(
+    ("function", "two"),
+    [
+        (lambda x: q.sign.default(x), True),
+        (lambda x: aten.max_pool2d.default(q.sign.default(x), [2, 2]), True),
+        (lambda x: q.quantize.default(x, 0.1, 0, 0, 1), True),
+        (lambda x: q.quantize.default(x, 0.1, 0, -1, 1), False),
+        (lambda x: q.quantize_unit.default(x, 1), True),
+        (lambda x: q.quantize_unit.default(x, 2), False),
+    ],
+)
+def test_signs_have_nothing_between_their_levels(function: Callable[..., Any], two: bool) -> None:
+    gm = Case(function, [(2, 4, 4)]).graph()
+    w = Writer(gm, form(gm)[-1], machine_of(Target("cpu")), {})
+    node = gm.graph.output_node().args[0]
+    assert isinstance(node, Node)
+    assert are_two_levels(w, node) == two
