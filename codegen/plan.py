@@ -19,6 +19,7 @@ from qcompile.errors import QCompileError
 from qcompile.ir.graph import where
 
 _CACHED = 1 << 18  # bytes of values: about what a core's second cache keeps, beside weights
+_FULL = 1 << 20  # bytes of values of one sample that leave no room for another's
 _MOST = 64  # samples at once
 
 
@@ -77,9 +78,10 @@ def plan(gm: GraphModule, groups: Sequence[Group]) -> Plan:
             places[source] = Place("output", i, sample_bytes(source))
     inner = {node: span for node, span in _spans(groups).items() if node not in places}
     offsets, size = _offsets({n: (sample_bytes(n), span) for n, span in inner.items()})
-    # Weights are read once for all of them: more are worth it where there are more weights.
+    # Weights are read once for all of them: more are worth it where there are more weights. Not where
+    # one fills the cache: then others drive its values out, and weights are fetched ahead anyway.
     budget = max(_CACHED, sum(tensor.nbytes for tensor in gm.buffers()))
-    samples = max(1, min(_MOST, budget // max(1, size)))
+    samples = 1 if size > _FULL else max(1, min(_MOST, budget // max(1, size)))
     offsets, size = _offsets({n: (samples * sample_bytes(n), s) for n, s in inner.items()})
     places |= {n: Place("workspace", at, sample_bytes(n)) for n, at in offsets.items()}
     return Plan(places, tuple(copies), size, samples)

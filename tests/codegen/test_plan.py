@@ -62,6 +62,17 @@ def test_more_samples_at_once_where_weights_are_larger() -> None:
     assert found.workspace <= 16 * 16 * 64 * 64 * 4
 
 
+def test_one_sample_at_once_where_it_fills_the_cache() -> None:
+    def function(x: Tensor, w: Tensor) -> Tensor:
+        y = aten.linear.default(aten.flatten.using_ints(pooled(pooled(x)), 1), w)
+        return aten.log_softmax.int(y, 1)
+
+    shape = (32, 128, 128)  # 2 MiB, twice
+    case = Case(function, [shape], {"w": torch.zeros(16, 32 * 128 * 128)})
+    gm = case.graph()
+    assert plan(gm, form(gm)).samples == 1
+
+
 def test_results_that_are_views_or_inputs_are_copied() -> None:
     def function(x: Tensor) -> Any:
         y = aten.relu.default(x)
