@@ -48,7 +48,7 @@ TARGETS = ("cpu", "cpu:cascadelake", "cpu:skylake-avx512", "cpu:alderlake", "cpu
 ROUNDS, SAMPLE = 11, 5e-4  # how often each is measured, for so many seconds
 _TAIL = 0.95
 _SAME = 1.03  # ratio of times that may as well be noise
-WIDTHS = ((1, 1), (1, 4), (2, 2))
+WIDTHS = ((1, 1), (1, 4), (2, 2), (2, 1))
 
 # channels, outputs, size, kernel
 _CONVS = (
@@ -108,7 +108,14 @@ def measure(shape: LayerShape, machine: Machine, rounds: int, sample: float) -> 
             c = contraction_of(Writer(gm, group, machine, NODE_RULES), machine, method)
             tile = tile_of(c, machine, packs=group.packs)
             kernel, effort = effort_of(Writer(gm, group, machine, NODE_RULES), machine, method)
-            entrants.append((kernel, effort, Contestant(given, Choice(method, tile), LocalBench())))
+            try:
+                contestant = Contestant(given, Choice(method, tile), LocalBench())
+            except RuntimeError as error:
+                tables.progress(
+                    f"{kernel} of {shape} does not build: {str(error).splitlines()[-1]}"
+                )
+                continue
+            entrants.append((kernel, effort, contestant))
     calls = [max(1, math.ceil(sample / max(one.run(1), 1e-7))) for _, _, one in entrants]
     least = [math.inf] * len(entrants)
     for _ in range(rounds):
@@ -143,7 +150,8 @@ def margin_of(samples: Sequence[Sample], known: Coefficients) -> float:
     """The largest advantage that is predicted for the best kernel of a layer, where another is faster."""
     wrong = [0.0]
     for _, of_layer in itertools.groupby(samples, lambda s: s.layer):
-        predicted = {s: known.seconds(s.kernel, s.effort) or math.inf for s in of_layer}
+        both = ((s, known.seconds(s.kernel, s.effort)) for s in of_layer)
+        predicted = {s: seconds for s, seconds in both if seconds is not None}
         best = min(predicted, key=predicted.__getitem__)
         wrong += [
             predicted[s] / predicted[best] - 1
@@ -184,6 +192,17 @@ def sheet(name: str, known: Coefficients, samples: Sequence[Sample]) -> Sheet:
     return Sheet(f"{name}: a margin of {100 * known.margin:.0f} %", columns, tuple(rows))
 
 
+def added(before: Coefficients, known: Coefficients, samples: Sequence[Sample]) -> Coefficients:
+    """What was known, and the kernels that were not."""
+    both = replace(before, kernels={**known.kernels, **before.kernels})
+    return replace(both, margin=max(before.margin, margin_of(samples, both)))
+
+
+def _widths(text: str) -> list[tuple[int, int]]:
+    pairs = [part.split("/") for part in text.split(",")]
+    return [(int(weight), int(activation)) for weight, activation in pairs]
+
+
 def options(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
@@ -191,6 +210,8 @@ def options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--targets", type=lambda text: text.split(","), default=list(TARGETS))
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--seconds", type=float, default=SAMPLE, help="of one sample")
+    parser.add_argument("--widths", type=_widths, default=WIDTHS, help="as in 1/1,2/4")
+    parser.add_argument("--add", action="store_true", help="only kernels that the file lacks")
     parser.add_argument("--layers", type=int, help="at most so many, for a quick look")
     parser.add_argument("-o", "--output", type=Path, default=shipped)
     return parser.parse_args(arguments)
@@ -212,8 +233,11 @@ def main(arguments: Sequence[str]) -> None:
         if why_not:
             tables.progress(f"{target} is left out: its code {why_not}")
             continue
-        layers = shapes()[: chosen.layers]
+        layers = shapes(chosen.widths)[: chosen.layers]
         name, known, samples = calibrate(target, layers, chosen.rounds, chosen.seconds)
+        before = measured.get(name)
+        if chosen.add and before is not None:
+            known = added(before, known, samples)
         measured[name] = known
         sheets.append(sheet(name, known, samples))
         path.write_text(model.write(measured), encoding="utf-8")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 
 import torch
 
+from qcompile.codegen.dots.planes import PlaneDot
 from qcompile.codegen.kernels.contraction import Contraction, contraction_of
 from qcompile.codegen.machine import Machine
 from qcompile.codegen.schedules.contraction import band_of
@@ -74,7 +75,9 @@ def effort_of(w: Writer, machine: Machine, method: str | None) -> tuple[str, Eff
 
 def _name(c: Contraction, method: str | None) -> str:
     """One method is computed in several ways on one machine: weights and levels decide."""
-    return f"{method} {type(c.dot).__name__.removesuffix('Dot')}"
+    planes = len(c.dot.powers) if isinstance(c.dot, PlaneDot) else 1
+    name = f"{method} {type(c.dot).__name__.removesuffix('Dot')}"
+    return f"{name} x{planes}" if planes > 1 else name
 
 
 def _effort(c: Contraction, tile: Tile, rows: Rows, signs: bool) -> Effort:
