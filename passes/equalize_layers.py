@@ -27,24 +27,22 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from qcompile.ir.graph import calls, module_of
+from qcompile.ir.graph import calls, constant_of, module_of, spec
 from qcompile.ir.plan import FLOAT_BITS
 from qcompile.ir.stages import Stage, aten
 from qcompile.passes.base import Declined, Pass
 from qcompile.passes.choose_quantized import LAYERS, plan_of
 from qcompile.passes.remove_dropout import DROPOUTS
 
-_SCALING = (
-    aten.relu.default,
-    aten.leaky_relu.default,
-    aten.max_pool1d.default,
-    aten.max_pool2d.default,
-    aten.max_pool3d.default,
-    aten.avg_pool1d.default,
-    aten.avg_pool2d.default,
-    aten.avg_pool3d.default,
-    aten.flatten.using_ints,
-)
+_SCALING = (aten.relu.default, aten.leaky_relu.default, aten.flatten.using_ints)
+_POOLS = {  # to how many dimensions their input has; of one less they take channels for places
+    aten.max_pool1d.default: 3,
+    aten.max_pool2d.default: 4,
+    aten.max_pool3d.default: 5,
+    aten.avg_pool1d.default: 3,
+    aten.avg_pool2d.default: 4,
+    aten.avg_pool3d.default: 5,
+}
 _REDUCTIONS = (aten.mean.dim, aten.amax.default)
 _ROUNDS = 20  # over all pairs: a layer in the middle of two is changed by both
 _ENOUGH = 1e-3  # largest |log s| of a round that changes nothing any more
@@ -90,9 +88,7 @@ class _Pair:
         s = torch.where(s.isfinite() & (s > 0), s, torch.ones_like(s))
         for value in self._outputs():
             value.div_(s.reshape(-1, *[1] * (value.dim() - 1)))
-        # Views of the weight, whose rows are the channels.
-        columns.mul_(s[:, None])
-        self._put(columns)
+        self._put(columns * s[:, None])
         return float(s.log().abs().max())
 
     def _outputs(self) -> Iterator[Tensor]:
@@ -121,14 +117,14 @@ class _Pair:
         return weight.shape[0]
 
     def _columns(self) -> Tensor:
-        """What the second layer multiplies each channel by: a copy, `[channels, ...]`."""
+        """What the second layer multiplies each channel by: `[channels, ...]`."""
         weight = self.second.weight
         assert isinstance(weight, Tensor)
         if isinstance(self.second, nn.Linear):
             return weight.reshape(weight.shape[0], self.channels, -1).movedim(1, 0).flatten(1)
         groups = _groups(self.second)
         split = weight.unflatten(0, (groups, -1))  # [groups, O / groups, C / groups, *kernel]
-        return split.transpose(1, 2).flatten(0, 1).flatten(1).clone()
+        return split.transpose(1, 2).flatten(0, 1).flatten(1)
 
     def _put(self, columns: Tensor) -> None:
         weight = self.second.weight
@@ -163,6 +159,8 @@ def _pair(gm: GraphModule, second: Node) -> _Pair | None:
     layer = module_of(gm, node)
     if not isinstance(layer, LAYERS) or len(node.users) > 1 or _is_shared(gm, node):
         return None
+    if isinstance(layer, nn.Linear) and len(spec(node).shape) != 2:  # channels come last
+        return None
     if norm is not None and _is_shared(gm, norm):
         return None
     first_norm, last = None if norm is None else module_of(gm, norm), module_of(gm, second)
@@ -178,6 +176,8 @@ def _scales(gm: GraphModule, node: Node) -> bool:
         return not isinstance(module, (nn.AlphaDropout, nn.FeatureAlphaDropout))
     if calls(node, aten.pad.default):
         return bool(node.args[2] != "constant" or node.args[3] == 0)
+    if calls(node, *_POOLS):
+        return len(spec(node).shape) == _POOLS[node.target]  # type: ignore[index]
     if calls(node, *_REDUCTIONS):
         return 1 not in node.args[1]  # type: ignore[operator]  # over channels it mixes them
     return calls(node, *_SCALING)
@@ -189,10 +189,17 @@ def _is_norm(gm: GraphModule, node: Node) -> bool:
 
 
 def _is_shared(gm: GraphModule, node: Node) -> bool:
-    """Whether a module is called twice, or its weight is another's too."""
-    weight = getattr(module_of(gm, node), "weight", None)
-    nodes = [n for n in gm.graph.nodes if n.op == "call_module"]
-    return sum(getattr(module_of(gm, n), "weight", None) is weight for n in nodes) > 1
+    """Whether a module is called twice, or a parameter of it is read elsewhere too."""
+    own = {id(value) for value in _parameters(gm, node)}
+    others = (other for other in gm.graph.nodes if other is not node)
+    return any(id(value) in own for other in others for value in _parameters(gm, other))
+
+
+def _parameters(gm: GraphModule, node: Node) -> list[Tensor]:
+    module, constant = module_of(gm, node), constant_of(gm, node)
+    if module is not None:
+        return list(module.parameters())
+    return [] if constant is None else [constant]
 
 
 def _behind(gm: GraphModule, node: Node) -> Iterator[Node]:

@@ -188,6 +188,41 @@ def test_what_does_not_scale_or_is_read_elsewhere_is_left_alone(name: str) -> No
     assert equalized(model).rewrote == []
 
 
+SEQUENCE = torch.randn(4, 3, 6, generator=torch.Generator().manual_seed(0))
+MIXED: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "features last, flattened": lambda m, x: m.wide(F.relu(m.fc(x)).flatten(1)),
+    "features last, pooled": lambda m, x: m.narrow(F.max_pool1d(m.fc(x), 2).flatten(1)),
+    "features last, averaged": lambda m, x: m.few(m.fc(x).mean(2)),
+    "channels taken for places": lambda m, x: m.point(F.max_pool2d(m.conv(x), 2)),
+}
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_what_mixes_channels_is_left_alone(name: str) -> None:
+    model = Net(
+        MIXED[name],
+        fc=uneven(nn.Linear(6, 6)),
+        conv=uneven(nn.Conv1d(3, 6, 1)),
+        wide=nn.Linear(18, 5),
+        narrow=nn.Linear(9, 5),
+        few=nn.Linear(3, 5),
+        point=nn.Conv1d(3, 5, 1),
+    )
+    assert equalized(model, SEQUENCE).rewrote == []
+
+
+def test_a_bias_of_two_layers_is_left_alone() -> None:
+    first, second, twin = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 1), nn.Conv2d(3, 6, 3)
+    twin.bias = first.bias
+    model = Net(
+        lambda m, x: m.second(F.relu(m.first(x))) + m.twin(x),
+        first=uneven(first),
+        second=second,
+        twin=twin,
+    )
+    assert equalized(model).rewrote == []
+
+
 def test_a_result_with_two_readers_is_left_alone() -> None:
     model = Net(
         lambda m, x: m.second(y := m.first(x)) + m.third(y),
