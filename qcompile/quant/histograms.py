@@ -38,13 +38,18 @@ class _Distribution(Observer):
     def estimate(self, bits: int, qscheme: QScheme) -> QParams:
         if isinstance(self.low.clone(), FakeTensor):
             return super().estimate(bits, qscheme)  # of which only the shapes matter
+        if self.counts.is_inference():  # made in torch.inference_mode: it has no version
+            return self._searched(bits, qscheme)
         key = (self.counts._version, bits, qscheme)
         latest = self._latest
         if latest is None or latest.counts is not self.counts or latest.key != key:
-            low, high = (bound.reshape(self.low.shape) for bound in self._clipped(bits, qscheme))
-            qparams = qparams_of_range(low, high, bits, qscheme, self.axis)
-            self._latest = latest = _Latest(self.counts, key, qparams)
+            self._latest = latest = _Latest(self.counts, key, self._searched(bits, qscheme))
         return latest.qparams
+
+    @torch.inference_mode(False)  # what is kept may be needed by a backward
+    def _searched(self, bits: int, qscheme: QScheme) -> QParams:
+        low, high = (bound.reshape(self.low.shape) for bound in self._clipped(bits, qscheme))
+        return qparams_of_range(low, high, bits, qscheme, self.axis)
 
     def __getstate__(self) -> dict[str, Any]:
         # The counts of a copy are at a version of their own.

@@ -14,6 +14,7 @@ from torch.ao.quantization.observer import HistogramObserver as TorchHistogram
 from qcompile import QCompileError
 from qcompile.ir.ops import affine_levels
 from qcompile.ir.qparams import QParams, QScheme
+from qcompile.quant.activations import AffineActivation
 from qcompile.quant.histograms import BINS, HistogramObserver, PercentileObserver
 
 AFFINE, SYMMETRIC = QScheme.PER_TENSOR_AFFINE, QScheme.PER_TENSOR_SYMMETRIC
@@ -137,6 +138,28 @@ def test_a_range_is_searched_once() -> None:
     assert observer.qparams(4, AFFINE) is not first
     observer.train()(10 * SAMPLES["normal"])
     assert observer.qparams(8, AFFINE).scale > first.scale
+
+
+def test_made_in_inference_mode() -> None:
+    with torch.inference_mode():
+        observer = HistogramObserver().eval()
+        observer(SAMPLES["normal"])
+        first = observer.qparams(8, AFFINE)
+        observer(10 * SAMPLES["normal"])
+        assert observer.qparams(8, AFFINE).scale > first.scale
+
+
+def test_a_range_found_in_inference_mode_serves_in_training() -> None:
+    observer = HistogramObserver()
+    activation = AffineActivation(8, observer)
+    with torch.inference_mode():
+        activation.eval()(SAMPLES["normal"])
+    observer.enabled = False
+    x = SAMPLES["normal"].clone().requires_grad_()
+    levels, scale = activation.train()(x)
+    (levels * scale).sum().backward()
+    assert x.grad is not None
+    assert x.grad.mean() > 0.9
 
 
 # --- percentiles -----------------------------------------------------------------------------------
