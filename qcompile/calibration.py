@@ -54,7 +54,7 @@ def _flat(activation: AffineActivation) -> bool:
 def calibrate(prepared: GraphModule, batches: Iterable[Any]) -> int:
     """Give observers their ranges, and BatchNorms that prepare put in their statistics.
 
-    Then biases are corrected, if the recipe says so.
+    Then biases are corrected, if the recipe says so: once, the first time.
 
     Args:
         prepared: changed in place, and left in eval mode. BatchNorms of the user's model keep the
@@ -79,6 +79,8 @@ def calibrate(prepared: GraphModule, batches: Iterable[Any]) -> int:
             prepared(*inputs)
     if prepared.meta.get("correct_bias"):
         shift_means(prepared, checked)
+        # Beside the corrected float layers, what was corrected would be measured once more.
+        prepared.meta["correct_bias"] = False
     return sum(inputs[0].shape[0] for inputs in checked)
 
 

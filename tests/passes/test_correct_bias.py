@@ -98,6 +98,13 @@ def test_the_argument_stays_and_what_is_compiled_is_what_was_corrected() -> None
     assert qcompile.verify(qcompile.compile(converted), converted, X).ok
 
 
+def test_calibrating_again_does_not_correct_again() -> None:
+    prepared = calibrated(network(), bits=3, mode="static", correct_bias=True)
+    bias = prepared.get_parameter("2.bias").clone()
+    calibrate(prepared, [X])
+    assert torch.equal(prepared.get_parameter("2.bias"), bias)
+
+
 def test_signs_are_declined() -> None:
     prepared = calibrated(network(), bits=1)
     result = CorrectBias(((X,),))(prepared)
