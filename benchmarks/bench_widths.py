@@ -165,10 +165,10 @@ def measure(
         seconds = _layer(*taken)
         return Row(shape, *bits, kernel, why, median(seconds), median(seconds), 1.0, 1.0, 1.0)
     taken = settings.take_turns([partial(p, x) for p in programs])
-    mine, its = _layer(*taken[:2]), _layer(*taken[2:])
-    ratios = [a / b for a, b in zip(mine, its, strict=True) if a > 0 and b > 0]
+    mine, int8 = _layer(*taken[:2]), _layer(*taken[2:])
+    ratios = [a / b for a, b in zip(mine, int8, strict=True) if a > 0 and b > 0]
     low, middle, high = quantiles(ratios, n=4)
-    return Row(shape, *bits, kernel, why, median(mine), median(its), middle, low, high)
+    return Row(shape, *bits, kernel, why, median(mine), median(int8), middle, low, high)
 
 
 def _kinds(program: Program) -> list[str]:

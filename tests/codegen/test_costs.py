@@ -19,6 +19,7 @@ from qcompile.codegen.costs.words import compare, methods_in_bytes
 from qcompile.codegen.kernels.contraction import methods_of
 from qcompile.codegen.machine import Machine, machine_of
 from qcompile.codegen.schedules.cpu import NODE_RULES
+from qcompile.codegen.schedules.tile import Choice
 from qcompile.codegen.tuning.space import choices_of
 from qcompile.codegen.writer import Writer
 from qcompile.errors import QCompileError
@@ -185,17 +186,20 @@ def test_what_was_tuned_wins_over_the_model_and_what_is_forced_over_both() -> No
     group, on = contraction_in(gm), machine("icelake-server")
     group.anchor.meta["layer"] = "body.conv"
     tuned = choices_of(gm, group, on)[-1]
-    of_tuning = {"tuned": lambda *_: tuned}
-    assert KernelChooser(**of_tuning)(gm, group, on) is tuned
+
+    def of_tuning(*_: Any) -> Choice:
+        return tuned
+
+    assert KernelChooser(tuned=of_tuning)(gm, group, on) is tuned
     other = next(m for m in ("popcount", "lookup", "carry-save") if m != tuned.method)
     name = {"lookup": choose.XNOR_TABLES}.get(other, other)
-    forced = KernelChooser({"body.conv": name}, **of_tuning)(gm, group, on)
+    forced = KernelChooser({"body.conv": name}, of_tuning)(gm, group, on)
     assert forced is not None
     assert (forced.method, forced.why) == (other, choose.FORCED)
     # Of the method that is forced, the tile that was tuned.
     own = {"lookup": choose.XNOR_TABLES}.get(str(tuned.method), str(tuned.method))
-    assert KernelChooser({"body.conv": own}, **of_tuning)(gm, group, on) is tuned
-    assert KernelChooser({"body.conv": choose.XNOR}, **of_tuning)(gm, group, on) is tuned
+    assert KernelChooser({"body.conv": own}, of_tuning)(gm, group, on) is tuned
+    assert KernelChooser({"body.conv": choose.XNOR}, of_tuning)(gm, group, on) is tuned
 
 
 def test_all_methods_have_names_that_can_be_forced() -> None:
