@@ -165,7 +165,7 @@ def test_a_shifted_threshold_is_found() -> None:
     def shift(value: Tensor) -> None:
         value[5] += 0.5
 
-    report = qcompile.verify(tampered("one_norm_shift", shift), converted(), images(20))
+    report = qcompile.verify(tampered("first_bias", shift), converted(), images(20))
     bad = [kernel for kernel in report.kernels if not kernel.ok]
     assert [kernel.layer for kernel in bad] == ["first"]  # whose kernel packs the signs
     mismatch = bad[0].mismatch
@@ -186,7 +186,7 @@ def test_each_value_that_a_kernel_stores_is_compared() -> None:
     for kernel in several:
         own = [row for row in rows if row.nodes[-1] in {value.node for value in kernel.results}]
         assert [row.kernel for row in own] == [kernel.name] * len(kernel.results)
-    report = qcompile.verify(tampered("norm_scale", scale), converted(), images(9))
+    report = qcompile.verify(tampered("one_multiplier", scale), converted(), images(9))
     names = {info.node for kernel in several for info in kernel.results}
     assert {row.nodes[-1] for row in report.kernels if not row.ok} >= names
 
@@ -375,7 +375,7 @@ def test_integer_outputs_and_no_steady_sample() -> None:
 def test_a_wrong_pass_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each kernel does what the lowered graph says, which is not what the converted one says."""
 
-    def swap(gm: GraphModule) -> GraphModule:
+    def swap(gm: GraphModule, *_: Any, **__: Any) -> GraphModule:
         result = run(pipelines.lower_passes(), gm).graph
         for name, tau in result.named_buffers():
             if name.endswith("_tau"):
@@ -384,7 +384,7 @@ def test_a_wrong_pass_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with monkeypatch.context() as patch:
         patch.setattr(verification, "lower", swap)
-        patch.setattr(pipelines, "lower", lambda gm, after_each: swap(gm))
+        patch.setattr(pipelines, "lower", swap)
         program = qcompile.compile(converted(), target="cpu")
         report = qcompile.verify(program, converted(), images(20))
     assert all(kernel.ok for kernel in report.kernels)
