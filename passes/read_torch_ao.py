@@ -48,12 +48,16 @@ class ReadTorchAo(Pass):
         }
         gm.meta["float_layers"] = {**gm.meta.get("float_layers", {}), **reasons}
         gm.meta["ranges"] = {**gm.meta.get("ranges", {}), **_ranges(gm, layers)}
+        _make_float(gm)
 
     def rewrite(self, gm: GraphModule, node: Node) -> Node | Declined | None:
         module = module_of(gm, node)
         if isinstance(module, (*STUBS, Observed)):
             return node.all_input_nodes[0]
-        return _float_layer(gm, node) if is_qat(module) else None
+        then_relu = node.meta.get("then_relu")
+        if then_relu is None:
+            return None
+        return _then_relu(gm, node) if then_relu else node
 
 
 def _layers(gm: GraphModule) -> Iterator[Node]:
@@ -63,18 +67,27 @@ def _layers(gm: GraphModule) -> Iterator[Node]:
             yield node
 
 
-def _float_layer(gm: GraphModule, node: Node) -> Node:
-    """The layer without its fake quantization, BatchNorm folded into it; and its ReLU."""
-    module: Any = module_of(gm, node)
+def _make_float(gm: GraphModule) -> None:
+    """Layers without their fake quantization, BatchNorm folded into them; their ReLUs are notes."""
+    found = {str(n.target): m for n in gm.graph.nodes if is_qat(m := module_of(gm, n))}
+    for path, module in found.items():
+        layer, *rest = _parts(module)
+        assert all(isinstance(part, nn.ReLU) for part in rest), f"{type(module)} ends in {rest}"
+        gm.set_submodule(path, layer.train(module.training))
+        for node in gm.graph.find_nodes(op="call_module", target=path):
+            node.meta["then_relu"] = bool(rest)
+
+
+def _parts(module: Any) -> list[nn.Module]:
     plain = module.to_float()
-    parts = list(plain) if isinstance(plain, nn.Sequential) else [plain]
+    return list(plain) if isinstance(plain, nn.Sequential) else [plain]
+
+
+def _then_relu(gm: GraphModule, node: Node) -> Node:
+    """The layer, of which its module is left, and its ReLU."""
     path = str(node.target)
-    gm.set_submodule(path, parts[0].train(module.training))
     result = gm.graph.call_module(path, node.args)
     result.meta["layer"] = path
-    if len(parts) == 1:
-        return result
-    assert isinstance(parts[1], nn.ReLU), f"{type(module)} ends in {type(parts[1])}"
     relu = gm.graph.call_function(F.relu, (result,))
     relu.meta["layer"] = Emit(gm, node).free_path(f"{path}_relu")
     return relu

@@ -207,6 +207,21 @@ def test_a_graph_in_training_becomes_float_layers_with_its_batchnorm_folded() ->
 # --- refused -------------------------------------------------------------------------------------
 
 
+def test_a_layer_that_is_called_twice_has_its_relu_twice() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            qconfig = ao.get_default_qat_qconfig("fbgemm")
+            self.conv = torch.ao.nn.intrinsic.qat.ConvReLU2d(3, 3, 3, qconfig=qconfig)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(self.conv(x))
+
+    model = Twice().eval()
+    conv = model.conv.to_float()
+    torch.testing.assert_close(read(model)(X), conv(conv(X)), rtol=0, atol=0)
+
+
 def test_a_converted_model_is_refused() -> None:
     observed = prepare_fx(Plain().eval(), ao.get_default_qconfig_mapping("x86"), (X,))
     observed(X)
