@@ -172,6 +172,13 @@ class Recipe:
                     f"method {self.method!r} has no sign activation to estimate",
                     hint="leave estimator out, or take method='bireal' or 'xnor'",
                 )
+        for name in ("equalize", "correct_bias"):
+            if getattr(self, name) and self.method == "dorefa":
+                raise QCompileError(
+                    f"{name} is for quantizers that round: those of method 'dorefa' reshape weights "
+                    "and clip activations at 1",
+                    hint="take method='affine', or leave it out",
+                )
         if self.k_map and self.method != "xnor":
             raise QCompileError(
                 f"k_map belongs to method 'xnor', not {self.method!r}", hint="leave k_map out"

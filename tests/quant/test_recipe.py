@@ -289,6 +289,11 @@ def test_k_map() -> None:
         ({"bits": 8, "observer": "min-max", "method": "lsq"}, "nothing is observed with method"),
         ({"bits": 8, "equalize": 1}, "equalize must be True or False, not 1"),
         ({"bits": 8, "correct_bias": None}, "correct_bias must be True or False, not None"),
+        (
+            {"bits": 4, "method": "dorefa", "equalize": True},
+            "equalize is for quantizers that round",
+        ),
+        ({"bits": 4, "method": "dorefa", "correct_bias": True}, "correct_bias is for quantizers"),
         ({"k_map": True}, "k_map belongs to method 'xnor'"),
         ({"ternary_weights": True}, "ternary_weights is for 2-bit weights"),
         ({"bits": 2, "method": "dorefa", "ternary_weights": True}, "ternary_weights is for"),
