@@ -55,7 +55,10 @@ class CorrectBias(Pass):
 
 @torch.no_grad()
 def shift_means(prepared: GraphModule, batches: Iterable[tuple[Tensor, ...]]) -> None:
-    """Correct the biases of a prepared network in eval mode, in place."""
+    """Correct the biases of a prepared network in eval mode, in place: `meta["correct_bias"]` is done.
+
+    The error that was taken out would be measured again: float layers have the new biases too.
+    """
     nodes = prepared.graph.nodes
     layers = {str(n.target): m for n in nodes if (m := _corrected(prepared, n)) is not None}
     errors = {path: _Mean() for path in layers}
@@ -69,6 +72,7 @@ def shift_means(prepared: GraphModule, batches: Iterable[tuple[Tensor, ...]]) ->
     for path, layer in layers.items():
         if errors[path].count:
             shift_result(layer, -errors[path].value)
+    prepared.meta["correct_bias"] = False
 
 
 def _corrected(gm: GraphModule, node: Node) -> QuantLayer | None:

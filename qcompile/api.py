@@ -141,20 +141,34 @@ def from_exported(
             "the graph of the exported program does not compute what the program does",
             hint="pass the model itself instead of the program",
         )
-    result = run(pipelines.read_passes(), graph).graph
-    return result
+    return run(pipelines.read_passes(), graph).graph
 
 
 def _traced_already(gm: GraphModule, inputs: tuple[Tensor, ...]) -> GraphModule:
-    """A copy of what `from_exported` gave, for these inputs."""
+    """A copy of what `from_exported` gave, for these inputs.
+
+    Raises:
+        QCompileError: it is another stage's, or was read for other inputs.
+    """
     stage = stage_of(gm)
     if stage is not Stage.TRACED:
         what = f"this model is {stage.value} already"
         raise QCompileError(what, hint="prepare takes a float model")
+    known: tuple[TensorSpec, ...] = gm.meta["inputs"]
+    sizes, wanted = [tuple(x.shape[1:]) for x in inputs], [spec.shape[1:] for spec in known]
+    if sizes != wanted:  # poolings to a size have become windows
+        raise QCompileError(
+            f"this graph was read for inputs of {_sizes(wanted)}, not {_sizes(sizes)}, in each sample",
+            hint="qcompile.from_exported(program, example_inputs) with these example inputs",
+        )
     gm = copy.deepcopy(gm)
     gm.meta["inputs"] = tuple(TensorSpec(tuple(x.shape), x.dtype) for x in inputs)
     verify(gm)
     return gm
+
+
+def _sizes(shapes: Sequence[Sequence[int]]) -> str:
+    return " and ".join(str(list(shape)) for shape in shapes)
 
 
 def convert(prepared: GraphModule, *, after_each: AfterEach | None = None) -> GraphModule:
@@ -164,12 +178,18 @@ def convert(prepared: GraphModule, *, after_each: AfterEach | None = None) -> Gr
     the observers of `prepared` record no more, unless it is trained again.
 
     Raises:
-        QCompileError: it is not prepared; its observers saw nothing, or NaN or infinity.
+        QCompileError: it is not prepared; its observers saw nothing, or NaN or infinity; its biases
+            were to be corrected, and were not.
     """
     if not isinstance(prepared, GraphModule) or stage_of(prepared) is not Stage.PREPARED:
         raise QCompileError(
             "convert takes a prepared model",
             hint="make one with qcompile.prepare(model, example_inputs, recipe)",
+        )
+    if prepared.meta.get("correct_bias"):
+        raise QCompileError(
+            "correct_bias is for a calibrated network, and this one was not calibrated",
+            hint="qcompile.calibration.calibrate(prepared, batches); or leave correct_bias out",
         )
     converted = run(pipelines.convert_passes(), prepared, after_each).graph
     for module in prepared.modules():

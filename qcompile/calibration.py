@@ -79,8 +79,6 @@ def calibrate(prepared: GraphModule, batches: Iterable[Any]) -> int:
             prepared(*inputs)
     if prepared.meta.get("correct_bias"):
         shift_means(prepared, checked)
-        # Beside the corrected float layers, what was corrected would be measured once more.
-        prepared.meta["correct_bias"] = False
     return sum(inputs[0].shape[0] for inputs in checked)
 
 

@@ -160,6 +160,11 @@ def check(job: Job, file: ModelFile, output: Path | None) -> None:
 
 
 def _check_mode(job: Job, file: ModelFile) -> None:
+    if job.recipe.mode == "qat" and job.recipe.correct_bias:
+        raise QCompileError(
+            "--correct-bias is for calibration, and the quantized network is trained here",
+            hint="take --mode static, dynamic or weight-only, or leave it out",
+        )
     if not job.mode_given or job.recipe.mode != "qat":
         return
     if not file.has("train"):
@@ -282,9 +287,7 @@ def _tune(job: Job, converted: GraphModule, steps: Steps, out: Console) -> Tuned
     def interrupted() -> None:
         steps.note("Tuning was interrupted; what it found is used. Ctrl-C once more ends it all.")
 
-    tuned = tuning_search.tune(
-        converted, job.target, job.tuning, steps, interrupted, job.kernels
-    )
+    tuned = tuning_search.tune(converted, job.target, job.tuning, steps, interrupted, job.kernels)
     for note in tuned.notes:
         steps.note(note)
     report.show(out, report.tuning_table(tuned))

@@ -30,6 +30,10 @@ def prepared() -> torch.fx.GraphModule:
     return gm
 
 
+def exported() -> torch.fx.GraphModule:
+    return qcompile.from_exported(torch.export.export(MODEL.eval(), (X,)), X)
+
+
 class Decides(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x + 1 if x.sum() > 0 else x
@@ -113,6 +117,18 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: qcompile.convert(trace(MODEL, [X])), "convert takes a prepared model"),
     (lambda: qcompile.convert(converted()), "convert takes a prepared model"),
     (lambda: qcompile.convert(qcompile.prepare(MODEL, X)), "never observed"),
+    (
+        lambda: qcompile.convert(qcompile.prepare(MODEL, X, Recipe(correct_bias=True)).eval()),
+        "correct_bias is for a calibrated network",
+    ),
+    (
+        lambda: qcompile.prepare(exported(), (X, X)),
+        r"inputs of \[6\], not \[6\] and \[6\], in each",
+    ),
+    (
+        lambda: qcompile.prepare(exported(), X[:, :5]),
+        r"read for inputs of \[6\], not \[5\], in each",
+    ),
     (lambda: qcompile.compile(prepared()), "this model is prepared, not converted"),
     (lambda: qcompile.compile(MODEL), "with example inputs"),
     (lambda: qcompile.compile(converted(), X), "a converted model takes no example_inputs"),

@@ -61,6 +61,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         ("--mode fast", "unknown mode 'fast'"),
         ("--mode statc", "did you mean 'static'?"),
         ("--mode qat --epochs 0", "--mode qat trains the quantized network, and --epochs 0 trains"),
+        ("--bits 4 --correct-bias", "--correct-bias is for calibration, and the quantized network"),
         ("--mode dynamic --activation-bits 1", "mode 'dynamic' has no 1-bit activations"),
         ("--mode dynamic --bits 1", "mode 'dynamic' has no 1-bit activations"),
         ("--mode weight-only --activation-bits 8", "mode 'weight-only' has no 8-bit activations"),
