@@ -94,6 +94,8 @@ def shapes(widths: Sequence[tuple[int, int]] = WIDTHS) -> list[LayerShape]:
     for i, (weight, activation) in enumerate(widths):
         some = every if (weight, activation) == (1, 1) else every[i % 3 :: 3]
         found += [replace(s, weight_bits=weight, activation_bits=activation) for s in some]
+        if weight == 2 and activation == 1:
+            found += [replace(s, ternary=True) for s in found[-len(some) :]]
     return found
 
 
@@ -184,6 +186,8 @@ def sheet(name: str, known: Coefficients, samples: Sequence[Sample]) -> Sheet:
     rows = []
     for kernel, terms in known.kernels.items():
         own = [s for s in samples if s.kernel == kernel]
+        if not own:  # known before
+            continue
         off = [abs(math.log((known.seconds(kernel, s.effort) or 1) / s.seconds)) for s in own]
         quantiles = [math.expm1(float(np.quantile(off, q))) for q in (0.5, _TAIL, 1)]
         costs = ", ".join(f"{term} {cost:.3g}" for term, cost in terms.items())

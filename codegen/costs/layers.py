@@ -34,6 +34,7 @@ class LayerShape:
         size: spatial sizes of the input.
         padding: `[before, after]` for each dimension.
         low: the lower of two levels, -1 or 0; more levels begin at 0.
+        ternary: weights are -1, 0 and 1.
     """
 
     channels: int
@@ -47,6 +48,7 @@ class LayerShape:
     weight_bits: int = 1
     activation_bits: int = 1
     low: int = -1
+    ternary: bool = False
 
     @property
     def binary(self) -> bool:
@@ -67,8 +69,10 @@ class _Layer(nn.Module):
         full = (shape.outputs, shape.channels // shape.groups, *shape.kernel)
         half = 1 << (shape.weight_bits - 1)
         weight = torch.randint(-half, half, full, generator=generator)
-        if shape.weight_bits == 1:
-            weight = 2 * weight + 1
+        if shape.ternary:
+            weight = torch.randint(-1, 2, full, generator=generator)
+        elif shape.weight_bits <= 2:
+            weight = 2 * weight + 1  # with levels beside 0, as few bits have them
         if words:
             rows = pack_words(weight.movedim(1, -1) > 0).flatten(1)
             self.register_buffer("weight", rows)
