@@ -91,7 +91,7 @@ class _Layer(nn.Module):
         half = 1 << (weight_bits - 1)
         size = (shape.channels, shape.channels, 3, 3)
         weight = torch.randint(-half, half, size, generator=generator)
-        weight = 2 * weight + 1 if weight_bits == 1 else weight
+        weight = 2 * weight + 1 if weight_bits <= 2 else weight  # as DoReFa-Net has them
         self.register_buffer("weight", weight.to(torch.int8))
         spread = shape.k**0.5 * half * (1 << activation_bits)
         self.register_buffer("scale", torch.full((shape.channels,), 2 / spread))
