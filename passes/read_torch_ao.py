@@ -69,8 +69,8 @@ def _layers(gm: GraphModule) -> Iterator[Node]:
 
 def _make_float(gm: GraphModule) -> None:
     """Layers without their fake quantization, BatchNorm folded into them; their ReLUs are notes."""
-    found = {str(n.target): m for n in gm.graph.nodes if is_qat(m := module_of(gm, n))}
-    for path, module in found.items():
+    modules = {str(n.target): m for n in gm.graph.nodes if (m := module_of(gm, n)) is not None}
+    for path, module in ((path, m) for path, m in modules.items() if is_qat(m)):
         layer, *rest = _parts(module)
         assert all(isinstance(part, nn.ReLU) for part in rest), f"{type(module)} ends in {rest}"
         gm.set_submodule(path, layer.train(module.training))
