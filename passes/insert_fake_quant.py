@@ -36,6 +36,9 @@ class InsertFakeQuant(Pass):
     gives: ClassVar[Stage] = Stage.PREPARED
     recipe: Recipe
 
+    def prepare(self, gm: GraphModule) -> None:
+        gm.meta["correct_bias"] = self.recipe.correct_bias  # what is still to be done
+
     def rewrite(self, gm: GraphModule, node: Node) -> Node | Declined | None:
         module, plan = module_of(gm, node), plan_of(gm, node)
         if isinstance(module, _BatchNorm) and not isinstance(module, BatchNorm):

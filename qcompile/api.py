@@ -75,9 +75,7 @@ def prepare(
             f"recipe is {recipe!r}", hint="pass qcompile.Recipe(bits=1), or any of its fields"
         )
     graph = traced(model, example_inputs, concrete_args=concrete_args, leaf_modules=leaf_modules)
-    prepared = run(pipelines.prepare_passes(recipe), graph, after_each).graph
-    prepared.meta["correct_bias"] = recipe.correct_bias
-    return prepared
+    return run(pipelines.prepare_passes(recipe), graph, after_each).graph
 
 
 def traced(

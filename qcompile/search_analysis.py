@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from qcompile.errors import QCompileError
 from qcompile.quant.recipe import Override, Recipe
@@ -44,7 +45,7 @@ TRIES = 3  # to meet a budget that was missed although the sums meet it
 
 
 def search(
-    model: nn.Module,
+    model: nn.Module | ExportedProgram,
     example_inputs: Tensor | Sequence[Tensor],
     *,
     max_latency: str | float | None = None,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
 from qcompile.errors import QCompileError
@@ -111,7 +112,7 @@ def decibels(noise: float) -> float:
 
 
 def sensitivity(
-    model: nn.Module,
+    model: nn.Module | ExportedProgram,
     example_inputs: Tensor | Sequence[Tensor],
     *,
     widths: Iterable[Any] | None = None,

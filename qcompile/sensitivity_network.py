@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 from torch.fx import GraphModule
 from torch.utils._pytree import tree_leaves
 
@@ -43,7 +44,7 @@ class Network:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: nn.Module | ExportedProgram,
         example_inputs: Tensor | Sequence[Tensor],
         *,
         recipe: Recipe | None = None,
@@ -68,9 +69,11 @@ class Network:
         """
         if samples is not None and (type(samples) is not int or samples < 1):
             raise QCompileError(f"samples is {samples!r}", hint="a number from 1 up, or None")
+        if isinstance(model, ExportedProgram):
+            model = api.from_exported(model, example_inputs)
         if isinstance(model, nn.Module):
             model = copy.deepcopy(model).eval()  # some functions are traced in the model's mode
-        self._model, self._evaluate = model, evaluate
+        self._evaluate = evaluate
         self._recipe = _base(recipe)
         self._mode = Recipe().mode if recipe is None else recipe.mode
         self._traced = api.traced(model, example_inputs)

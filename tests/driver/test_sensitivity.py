@@ -67,6 +67,34 @@ def shown(value: object) -> str:
     return console.export_text()
 
 
+# --- networks ------------------------------------------------------------------------------------
+
+
+def test_an_exported_program_is_measured_as_its_network_is() -> None:
+    model = trained(Plain())
+    program = torch.export.export(model, (X[:1],))
+    seen: list[nn.Module] = []
+
+    def evaluate(network: nn.Module) -> float:
+        seen.append(network)
+        return float(network(X).mean())
+
+    expected = float(model(X).detach().mean())
+    network = Network(program, X[:1], calibration=[X], evaluate=evaluate)
+    assert network.float_accuracy == pytest.approx(expected, abs=1e-5)
+    assert [plan.layer for plan in network.quantizable] == ["first.0", "Linear", "head"]
+    assert len(seen) == 1
+
+
+def test_biases_are_corrected_where_the_recipe_says_so() -> None:
+    recipes = [Recipe(8, method="affine", correct_bias=flag) for flag in (False, True)]
+    model, widths = trained(Plain()), {"head": Width(2, 8)}
+    plain, corrected = (
+        Network(model, X[:1], recipe=recipe, calibration=[X]).quantize(widths) for recipe in recipes
+    )
+    assert not torch.equal(corrected.get_parameter("head.bias"), plain.get_parameter("head.bias"))
+
+
 # --- widths --------------------------------------------------------------------------------------
 
 
