@@ -15,7 +15,7 @@ from rich.text import Text
 import qcompile
 from qcompile import search_verb, sensitivity_verb, verbs
 from qcompile.errors import QCompileError
-from qcompile.options import add_training, at_least, check_threads, override, shape
+from qcompile.options import add_training, at_least, check_threads, overrides, shape
 from qcompile.verbs import FAILED, INTERRUPTED, OK, REFUSED, command_parser
 
 if TYPE_CHECKING:
@@ -233,7 +233,7 @@ def _recipe(options: argparse.Namespace) -> Recipe:
     # Options have no defaults of their own here: None, and False of a flag, say nothing.
     fields = {k: v for k, v in given.items() if v is not None and v is not False}
     if options.override:
-        fields["overrides"] = dict(map(override, options.override))
+        fields["overrides"] = overrides(options.override)
     mode = {} if options.mode is None else {"mode": options.mode}
     if options.recipe is None:
         return Recipe(**{"bits": _default_bits(options.mode), **fields, **mode})

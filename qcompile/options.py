@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,19 @@ def check_threads(value: int | None) -> None:
     at_least("--threads", value, 1)
     if value is not None and value > cores():
         raise QCompileError(f"--threads is {value}, this process may use {cores()} cores")
+
+
+def overrides(texts: Sequence[str]) -> dict[str, Any]:
+    """A Recipe's overrides, the last word on a pattern in the last place.
+
+    Raises:
+        QCompileError: one of them is not LAYER=BITS.
+    """
+    found: dict[str, Any] = {}
+    for pattern, bits in map(override, texts):
+        found.pop(pattern, None)
+        found[pattern] = bits
+    return found
 
 
 def override(text: str) -> tuple[str, Any]:

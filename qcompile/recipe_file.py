@@ -39,7 +39,7 @@ def load(path: PathLike) -> Recipe:
     where = str(path)
     try:
         value = json.loads(read(path).decode(), object_pairs_hook=_unique)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # no text, no JSON, or a number without end
         raise QCompileError(f"is no JSON: {error}", where=where) from error
     except QCompileError as error:
         raise QCompileError(error.what, where=where, hint=error.hint) from error

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from qcompile.errors import QCompileError
-from qcompile.options import at_least, override
+from qcompile.options import at_least, overrides
 from qcompile.sensitivity_verb import add_common, open_network, recipe_of
 from qcompile.verbs import FAILED, OK, command_parser
 
@@ -78,7 +78,7 @@ def run(options: argparse.Namespace, out: Console, err: Console) -> int:
     at_least("--batch", options.batch, 1)
     recipe = recipe_of(options)
     widths = widths_to_try(options.widths, recipe)
-    fixed = dict(map(override, options.override))
+    fixed = overrides(options.override)
     if options.save is not None and not limits.given:
         raise QCompileError(
             "--save: without a budget nothing is chosen", hint="add --max-latency or --max-size"

@@ -170,6 +170,7 @@ HEAD = '{"format": "qcompile recipe", "version": 1, "recipe": '
     [
         ("", "is no JSON"),
         ("[" * 100_000, "is no JSON"),
+        ("1" * 5000, "is no JSON"),  # more digits than Python reads
         ("[]", "is no recipe"),
         ('{"format": "qcompile search"}', "is no recipe"),
         ('{"format": "qcompile recipe", "version": 2}', "version 2, this qcompile reads 1"),
