@@ -29,8 +29,7 @@ _SAME_NAME = (
     *(f"{name}{rank}d" for name in ("conv", "max_pool", "avg_pool") for rank in (1, 2, 3)),
     *(f"adaptive_avg_pool{rank}d" for rank in (1, 2, 3)),
     *("linear", "dropout", "alpha_dropout", "relu", "relu6", "hardtanh", "leaky_relu", "prelu"),
-    *("sigmoid", "tanh", "hardsigmoid", "hardswish", "silu", "gelu", "pad", "softmax"),
-    "log_softmax",
+    *("sigmoid", "tanh", "hardsigmoid", "hardswish", "silu", "gelu", "pad"),
 )
 _OF_TORCH = (
     *("clamp", "abs", "neg", "add", "sub", "rsub", "mul", "div", "mean", "amax", "flatten"),
@@ -54,6 +53,10 @@ _FUNCTIONS: Mapping[OpOverloadPacket, Callable[..., Any]] = {
 _TOLD_TO: Mapping[OpOverloadPacket, Callable[..., Any]] = {
     getattr(aten, f"{name}_"): getattr(F, name)
     for name in ("dropout", "hardtanh", "leaky_relu", "relu6", "hardsigmoid", "hardswish", "silu")
+}
+_SOFT: Mapping[OpOverloadPacket, Callable[..., Any]] = {
+    aten.softmax: F.softmax,
+    aten.log_softmax: F.log_softmax,
 }
 _MAX_POOLS: Mapping[OpOverloadPacket, Callable[..., Any]] = {
     getattr(aten, f"adaptive_max_pool{rank}d"): getattr(F, f"adaptive_max_pool{rank}d")
@@ -79,6 +82,9 @@ class ReadExported(Pass):
             x, weight, bias, mean, var, *rest = node.args
             args = (x, mean, var, weight, bias, *rest[:3])
             return gm.graph.call_function(F.batch_norm, args)
+        if op in _SOFT:
+            x, dim, *dtype = node.args  # in between, the functions have an argument of torch's own
+            return gm.graph.call_function(_SOFT[op], (x, dim), {"dtype": (*dtype, None)[0]})
         if op in _TOLD_TO:
             return gm.graph.call_function(_TOLD_TO[op], node.args, {**arguments, "inplace": True})
         if node.target in _SAME:

@@ -89,9 +89,15 @@ def adaptive_max_pool(
     return input if set(window) == {1} else max_pool(rank, emit, input, window)
 
 
+def _check_dtype(emit: Emit, dtype: Any) -> None:
+    if dtype not in (None, torch.float32):
+        raise emit.refuse(f"results of {dtype} are not supported, only float32")
+
+
 def mean(
     emit: Emit, input: Node, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
 ) -> Node:
+    _check_dtype(emit, dtype)
     every = range(len(spec(input).shape)) if dim is None else dim
     return emit(aten.mean.dim, input, emit.dims(input, every), bool(keepdim))
 
@@ -138,6 +144,7 @@ def _soft(op: Callable[..., Any]) -> Spelling:
     def spelling(
         emit: Emit, input: Node, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None
     ) -> Node:
+        _check_dtype(emit, dtype)
         if dim is None:  # torch's rule for the implicit dimension
             dim = 0 if len(spec(input).shape) in (0, 1, 3) else 1
         return emit(op, input, emit.dims(input, dim)[0])

@@ -436,6 +436,8 @@ REFUSED: list[tuple[Callable[[Tensor], Any], str]] = [
     (lambda x: F.pad(x, (0, 0, 0, 0, 1, 1)), "padding the channels"),
     (lambda x: x.double(), r"\.double\(\) is not supported"),
     (lambda x: x.to(torch.float64), "only float32"),
+    (lambda x: F.softmax(x, 1, dtype=torch.float64), "only float32"),
+    (lambda x: x.mean((2, 3), dtype=torch.float64), "only float32"),
     (lambda x: {"y": x}, "neither a tensor nor a tuple"),
     (lambda x: (x, x.size(0)), "neither a tensor nor a tuple"),
 ]

@@ -81,6 +81,7 @@ FUNCTIONS: tuple[Callable[[Tensor], Tensor], ...] = (
     lambda x: torch.cat([x, x + 1], 1),
     lambda x: F.softmax(x, 1),
     lambda x: F.log_softmax(x, dim=1),
+    lambda x: F.softmax(x, 1, dtype=torch.float32),
     lambda x: x.contiguous().clone(),
 )
 
@@ -180,6 +181,13 @@ def test_another_number_of_inputs_is_refused() -> None:
 def test_what_no_function_of_torch_is_is_refused_by_its_name() -> None:
     program = torch.export.export(Function(lambda x: torch.cumsum(x, 1)), (IMAGE,))
     with pytest.raises(QCompileError, match=r"cumsum"):
+        qcompile.prepare(program, IMAGE)
+
+
+@pytest.mark.parametrize("function", [F.softmax, F.log_softmax])
+def test_results_of_another_dtype_are_refused(function: Callable[..., Tensor]) -> None:
+    program = torch.export.export(Function(lambda x: function(x, 1, dtype=torch.float64)), (IMAGE,))
+    with pytest.raises(QCompileError, match=r"results of torch.float64 are not supported"):
         qcompile.prepare(program, IMAGE)
 
 
