@@ -144,6 +144,11 @@ class Recipe:
                     hint="leave activation_bits out, or take another mode: any may have layers that "
                     "are weight-only",
                 )
+        if self.mode == "weight-only" and self.equalize:
+            raise QCompileError(
+                "equalize is for quantized activations, of which mode 'weight-only' has none",
+                hint="leave equalize out, or take another mode",
+            )
         if self.observer is not None:
             self._check_observer(self.observer)
 

@@ -294,6 +294,7 @@ def test_k_map() -> None:
             "equalize is for quantizers that round",
         ),
         ({"bits": 4, "method": "dorefa", "correct_bias": True}, "correct_bias is for quantizers"),
+        ({"mode": "weight-only", "equalize": True}, "equalize is for quantized activations"),
         ({"k_map": True}, "k_map belongs to method 'xnor'"),
         ({"ternary_weights": True}, "ternary_weights is for 2-bit weights"),
         ({"bits": 2, "method": "dorefa", "ternary_weights": True}, "ternary_weights is for"),
