@@ -184,7 +184,8 @@ def read(spec: str, input_shape: Sequence[int] | None = None) -> ModelFile:
     path = Path(module.__file__ or spec)
     model = _model(module, path, attribute)
     if isinstance(model, ExportedProgram):
-        examples = _examples_of(model) or _examples(module, path, input_shape)
+        own = _examples_of(model) if input_shape is None else None
+        examples = own or _examples(module, path, input_shape)
         network: nn.Module = api.from_exported(model, examples)
     else:
         examples, network = _examples(module, path, input_shape), model

@@ -58,6 +58,18 @@ def test_the_caller_says_the_input_shape() -> None:
     assert file.example_inputs[0].shape == (7, 1, 9, 9)
 
 
+def test_an_exported_program_has_its_inputs_unless_the_caller_says_others() -> None:
+    spec = write(
+        "import torch\nfrom torch import nn\n"
+        "network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU()).eval()\n"
+        "model = torch.export.export(network, (torch.ones(2, 1, 8, 8),))\n"
+    )
+    own = model_file.read(spec)
+    assert torch.equal(own.example_inputs[0], torch.ones(2, 1, 8, 8))
+    assert own.model(torch.ones(3, 1, 8, 8)).shape == (3, 2, 6, 6)
+    assert model_file.read(spec, (1, 1, 5, 9)).example_inputs[0].shape == (1, 1, 5, 9)
+
+
 def test_files_beside_it_can_be_imported() -> None:
     write("from torch.nn import ReLU\n", "beside_the_model.py")
     text = "from beside_the_model import ReLU\nmodel = ReLU()\ninput_shape = (1, 3)\n"
