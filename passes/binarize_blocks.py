@@ -30,7 +30,7 @@ from qcompile.passes.normalized import State, is_relu, state_of
 from qcompile.passes.remove_dropout import DROPOUTS
 from qcompile.passes.spellings.emit import Emit
 from qcompile.quant.activations import SignActivation, UnitActivation
-from qcompile.quant.layers import BatchNorm
+from qcompile.quant.batchnorm import BatchNorm
 from qcompile.quant.recipe import Recipe
 
 MAX_POOLS = (

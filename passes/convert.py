@@ -33,8 +33,8 @@ from qcompile.quant.activations import (
     SignActivation,
     UnitActivation,
 )
+from qcompile.quant.batchnorm import BatchNorm
 from qcompile.quant.layers import (
-    BatchNorm,
     QuantConv,
     QuantLayer,
     QuantLinear,

@@ -27,7 +27,8 @@ from torch.fx import GraphModule, Node
 from qcompile.ir.graph import module_of
 from qcompile.ir.stages import Stage
 from qcompile.passes.base import Declined, Pass
-from qcompile.quant.layers import BatchNorm, QuantLayer
+from qcompile.quant.batchnorm import BatchNorm
+from qcompile.quant.layers import QuantLayer
 
 
 @dataclass(frozen=True)

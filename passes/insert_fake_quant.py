@@ -22,7 +22,8 @@ from qcompile.ir.stages import Stage
 from qcompile.passes.base import Declined, Pass
 from qcompile.passes.choose_quantized import plan_of
 from qcompile.quant.activations import AffineActivation
-from qcompile.quant.layers import BatchNorm, QuantConv, QuantLayer, QuantLinear
+from qcompile.quant.batchnorm import BatchNorm
+from qcompile.quant.layers import QuantConv, QuantLayer, QuantLinear
 from qcompile.quant.observers import Observer
 from qcompile.quant.recipe import Recipe
 

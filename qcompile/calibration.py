@@ -14,7 +14,7 @@ from qcompile.errors import QCompileError
 from qcompile.ir.graph import TensorSpec
 from qcompile.passes.correct_bias import shift_means
 from qcompile.quant.activations import AffineActivation, GridActivation
-from qcompile.quant.layers import BatchNorm
+from qcompile.quant.batchnorm import BatchNorm
 from qcompile.quant.training import quant_layers
 
 NAMED = 4  # layers that a note names; of more it says how many

@@ -21,7 +21,7 @@ from qcompile.ir.graph import module_of
 from qcompile.ir.plan import FLOAT_BITS, LayerPlan
 from qcompile.passes.base import run
 from qcompile.passes.choose_quantized import ChooseQuantized
-from qcompile.quant.layers import BatchNorm
+from qcompile.quant.batchnorm import BatchNorm
 from qcompile.quant.observers import Observer
 from qcompile.quant.recipe import Recipe
 from qcompile.sensitivity_noise import Noise, run_and_see

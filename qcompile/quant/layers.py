@@ -16,7 +16,6 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from qcompile.errors import QCompileError
 from qcompile.ir import ops
@@ -25,6 +24,7 @@ from qcompile.ir.graph import Leaf
 from qcompile.ir.plan import FLOAT_BITS
 from qcompile.quant import functions
 from qcompile.quant.activations import ActivationQuantizer, DynamicActivation
+from qcompile.quant.batchnorm import BatchNorm
 from qcompile.quant.scaled import Geometry, scaled_conv, scaled_shifted
 from qcompile.quant.weights import WeightQuantizer
 
@@ -370,77 +370,3 @@ def dialect_padding(conv: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> list[int]:
         totals = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
         return [side for total in totals for side in (total // 2, total - total // 2)]
     return [int(side) for side in conv.padding for _ in range(2)]
-
-
-class BatchNorm(Leaf, _BatchNorm):
-    """BatchNorm of any rank, `[N, C, ...]`; in eval mode the dialect's scale_shift.
-
-    The identity in eval mode, where the layer in front of it computes it (`QuantLayer.absorb`).
-
-    Attributes:
-        frozen: train with the running statistics as they are, not with those of the batch; like
-            `training` a state of the loop, not of the model.
-    """
-
-    frozen: bool = False
-    _layer: QuantLayer | None = None
-
-    @classmethod
-    def from_float(cls, bn: _BatchNorm) -> BatchNorm:
-        """The twin of a BatchNorm; it trains the same parameters and running statistics.
-
-        Raises:
-            QCompileError: it keeps no running statistics, so that inference would depend on the
-                rest of the batch.
-        """
-        if not bn.track_running_stats or bn.running_mean is None:
-            raise QCompileError(
-                "BatchNorm without running statistics has no fixed scale at inference",
-                hint="construct it with track_running_stats=True",
-            )
-        twin = cls(bn.num_features, bn.eps, bn.momentum, bn.affine)
-        twin.weight, twin.bias = bn.weight, bn.bias
-        twin.running_mean, twin.running_var = bn.running_mean, bn.running_var
-        twin.num_batches_tracked = bn.num_batches_tracked
-        return twin.train(bn.training)
-
-    def forward(self, input: Tensor) -> Tensor:
-        self._check_input_dim(input)
-        if self.training and not self.frozen:
-            return self._by_batch(input)
-        if self.is_absorbed:
-            return input
-        return ops.scaled_shifted(input, *self.scale_shift())
-
-    @property
-    def is_absorbed(self) -> bool:
-        """Whether the layer in front has done it already."""
-        return self._layer is not None and self._layer.absorbs_norm
-
-    def scale_shift(self) -> tuple[Tensor, Tensor]:
-        """Scale and shift at inference, float32 `[C]` each."""
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        scale = torch.rsqrt(self.running_var + self.eps)
-        scale = scale if self.weight is None else self.weight * scale
-        shift = -self.running_mean * scale
-        return scale, shift if self.bias is None else self.bias + shift
-
-    def _by_batch(self, x: Tensor) -> Tensor:
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
-        # The parent's `add_` on the counter would change it from a forward on fake tensors.
-        self.num_batches_tracked.copy_(self.num_batches_tracked + 1)
-        mean, var = self.running_mean, self.running_var
-        if self.momentum is not None:
-            return F.batch_norm(x, mean, var, self.weight, self.bias, True, self.momentum, self.eps)
-        latest = torch.zeros_like(mean), torch.zeros_like(var)
-        y = F.batch_norm(x, *latest, self.weight, self.bias, True, 1.0, self.eps)
-        for old, new in zip((mean, var), latest, strict=True):
-            old.copy_(old + (new - old) / self.num_batches_tracked)
-        return y
-
-    def _check_input_dim(self, input: Tensor) -> None:
-        if input.dim() < 2:
-            raise QCompileError(f"BatchNorm takes [batch, channels, ...], not {input.dim()}d input")

@@ -26,7 +26,8 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from qcompile.errors import QCompileError
-from qcompile.quant.layers import BatchNorm, QuantLayer
+from qcompile.quant.batchnorm import BatchNorm
+from qcompile.quant.layers import QuantLayer
 from qcompile.quant.observers import Observer
 from qcompile.quant.weights import XnorWeight
 

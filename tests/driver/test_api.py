@@ -20,7 +20,7 @@ from qcompile.ir.graph import calls
 from qcompile.ir.stages import Stage, dialect
 from qcompile.passes.base import Pass, Result
 from qcompile.pipelines import convert_passes, lower, lower_passes, prepare_passes
-from qcompile.quant.layers import BatchNorm
+from qcompile.quant.batchnorm import BatchNorm
 
 IMAGES = torch.randn(8, *LENET_INPUT, generator=torch.Generator().manual_seed(0))
 

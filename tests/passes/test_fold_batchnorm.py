@@ -19,7 +19,8 @@ from qcompile.ir.stages import aten, dialect
 from qcompile.passes.base import run
 from qcompile.passes.convert import Convert
 from qcompile.passes.fold_batchnorm import FoldBatchnorm
-from qcompile.quant.layers import BatchNorm, QuantLayer
+from qcompile.quant.batchnorm import BatchNorm
+from qcompile.quant.layers import QuantLayer
 from qcompile.quant.recipe import Recipe
 
 X = torch.randn(4, 1, 5, 5, generator=torch.Generator().manual_seed(0))

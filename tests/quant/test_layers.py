@@ -22,7 +22,8 @@ from qcompile.quant.activations import (
     SignActivation,
     UnitActivation,
 )
-from qcompile.quant.layers import BatchNorm, QuantConv, QuantLinear, dialect_padding
+from qcompile.quant.batchnorm import BatchNorm
+from qcompile.quant.layers import QuantConv, QuantLinear, dialect_padding
 from qcompile.quant.observers import MinMaxObserver, MovingAverageObserver
 from qcompile.quant.weights import (
     AffineWeight,

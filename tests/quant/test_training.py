@@ -16,7 +16,8 @@ from qcompile.quant.activations import (
     SignActivation,
     UnitActivation,
 )
-from qcompile.quant.layers import BatchNorm, QuantConv, QuantLinear
+from qcompile.quant.batchnorm import BatchNorm
+from qcompile.quant.layers import QuantConv, QuantLinear
 from qcompile.quant.observers import MinMaxObserver
 from qcompile.quant.training import (
     LayerHealth,
