@@ -50,7 +50,7 @@ def search(
     *,
     max_latency: str | float | None = None,
     max_size: str | float | None = None,
-    widths: Iterable[Any] | None = None,
+    widths: Iterable[Any] | int | None = None,
     fixed: Mapping[str, Override] | None = None,
     metric: str = "sqnr",
     recipe: Recipe | None = None,

@@ -115,7 +115,7 @@ def sensitivity(
     model: nn.Module | ExportedProgram,
     example_inputs: Tensor | Sequence[Tensor],
     *,
-    widths: Iterable[Any] | None = None,
+    widths: Iterable[Any] | int | None = None,
     recipe: Recipe | None = None,
     calibration: Iterable[Any] | None = None,
     evaluate: Evaluate | None = None,
