@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -69,7 +69,7 @@ def calibrate(prepared: GraphModule, batches: Iterable[Any]) -> int:
         QCompileError: no batch, or one that is not what the model takes.
     """
     specs: tuple[TensorSpec, ...] = prepared.meta["inputs"]
-    checked = [inputs_of(batch, specs, i) for i, batch in enumerate(batches)]
+    checked = list(inputs_of_each(batches, specs))
     if not checked:
         raise QCompileError("there is no calibration batch", hint=_HINT)
     prepared.eval()
@@ -98,6 +98,22 @@ def _estimate_norms(prepared: GraphModule, batches: Sequence[tuple[Tensor, ...]]
         twin(*inputs)
     for path, norm in norms.items():
         prepared.get_submodule(path).load_state_dict(norm.state_dict())
+
+
+def inputs_of_each(
+    batches: Iterable[Any], specs: Sequence[TensorSpec]
+) -> Iterator[tuple[Tensor, ...]]:
+    """The batches' inputs, checked one by one.
+
+    Raises:
+        QCompileError: they are no batches, or one is not what the model takes.
+    """
+    try:
+        numbered = enumerate(batches)
+    except TypeError as error:
+        raise QCompileError(f"the calibration data is {batches!r}", hint=_HINT) from error
+    for number, batch in numbered:
+        yield inputs_of(batch, specs, number)
 
 
 def inputs_of(batch: Any, specs: Sequence[TensorSpec], number: int) -> tuple[Tensor, ...]:

@@ -15,7 +15,7 @@ from torch.fx import GraphModule
 from torch.utils._pytree import tree_leaves
 
 from qcompile import api, pipelines
-from qcompile.calibration import calibrate, inputs_of
+from qcompile.calibration import calibrate, inputs_of_each
 from qcompile.errors import QCompileError
 from qcompile.ir.graph import module_of
 from qcompile.ir.plan import FLOAT_BITS, LayerPlan
@@ -69,6 +69,10 @@ class Network:
         """
         if samples is not None and (type(samples) is not int or samples < 1):
             raise QCompileError(f"samples is {samples!r}", hint="a number from 1 up, or None")
+        if evaluate is not None and not callable(evaluate):
+            raise QCompileError(
+                f"evaluate is {evaluate!r}", hint="a function of a network: its accuracy, 0 to 1"
+            )
         if isinstance(model, ExportedProgram):
             model = api.from_exported(model, example_inputs)
         if isinstance(model, nn.Module):
@@ -83,8 +87,7 @@ class Network:
         self.layers = self._layers()
         given = [_batch(example_inputs)] if calibration is None else calibration
         specs = self._float.meta["inputs"]
-        checked = (inputs_of(batch, specs, i) for i, batch in enumerate(given))
-        self.batches = list(_first(checked, samples))
+        self.batches = list(_first(inputs_of_each(given, specs), samples))
         self.samples = sum(batch[0].shape[0] for batch in self.batches)
         if not self.batches:
             raise QCompileError(
@@ -237,7 +240,7 @@ class Network:
         return path if once else layer
 
 
-def widths_to_try(widths: Iterable[Any] | None, recipe: Recipe | None) -> tuple[Width, ...]:
+def widths_to_try(widths: Iterable[Any] | int | None, recipe: Recipe | None) -> tuple[Width, ...]:
     """The widths that are given, or the usual ones that a recipe's method has.
 
     Raises:

@@ -61,12 +61,14 @@ def parse(text: str) -> Width:
     return Width(int(parts[0]), int(parts[-1]))
 
 
-def widths_of(values: Iterable[object]) -> tuple[Width, ...]:
-    """Widths, each once; each a Width, a number of bits, a pair of them, or as `parse` takes it.
+def widths_of(values: Iterable[object] | int | Width) -> tuple[Width, ...]:
+    """Widths, each once, or one; each a Width, a number of bits, a pair of them, or as `parse` takes it.
 
     Raises:
         QCompileError: one of them is none, or there is none.
     """
+    if isinstance(values, (int, Width)):
+        values = (values,)
     items = values.split(",") if isinstance(values, str) else list(values)
     if not items:
         raise QCompileError("there is no width to try", hint=_HINT)

@@ -95,7 +95,16 @@ def test_biases_are_corrected_where_the_recipe_says_so() -> None:
     assert not torch.equal(corrected.get_parameter("head.bias"), plain.get_parameter("head.bias"))
 
 
+def test_what_does_not_evaluate_is_refused() -> None:
+    with pytest.raises(qcompile.QCompileError, match=r"evaluate is 3\n  a function"):
+        Network(Plain(), X, evaluate=3)  # type: ignore[arg-type]
+
+
 # --- widths --------------------------------------------------------------------------------------
+
+
+def test_one_width_needs_no_list() -> None:
+    assert widths_of(8) == widths_of(Width(8, 8)) == (Width(8, 8),)
 
 
 def test_widths_as_they_are_written() -> None:

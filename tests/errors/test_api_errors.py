@@ -138,6 +138,7 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: qcompile.Tuning(cache=cast(Any, 7)), "cache is 7"),
     (lambda: qcompile.prepare(InPlace(), X), "the graph of InPlace does not compute what"),
     # calibration
+    (lambda: qcompile.compile(MODEL, X, bits=8, calibration=3), "the calibration data is 3"),  # type: ignore[arg-type]
     (lambda: calibrate(prepared(), []), "there is no calibration batch"),
     (lambda: calibrate(prepared(), [X, None]), "calibration batch 1: NoneType is no tensor"),
     (
