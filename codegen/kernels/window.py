@@ -142,7 +142,8 @@ def _depthwise(w: Writer, node: Node) -> Window:
     float32 holds each of them exactly.
     """
     integer = node.target is _dialect.conv.default
-    c = contraction_of(w, w.machine)
+    # Tables and planes lay weights out for sums over channels, of which there are none here.
+    c = contraction_of(w, w.machine, "int8" if integer else None)
     zero, pad = arguments(node)[6:8] if integer else (0, 0)
     largest = (
         512 * c.weight.flatten(1).double().abs().sum(1).amax()

@@ -161,7 +161,7 @@ class Rows:
         self._padding(buffer, row, before)
         start = row + before * channels
         layout = self.operand.layout
-        together = layout.channels_last and c.groups == 1
+        together = layout.channels_last and c.groups == 1 and c.dot.made(CHUNK) == CHUNK
         if together and (c.given or channels) == channels:
             self._straight(buffer, start, n, at, count * channels)
         elif c.dot.gathers:

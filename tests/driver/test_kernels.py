@@ -151,3 +151,34 @@ def test_the_command_takes_kernels_and_shows_them(
     assert cli.main(["inspect", str(output), "--kernels"]) == cli.OK
     said = capsys.readouterr().out
     assert "xnor-popcount  2  popcount " in said
+
+
+@pytest.mark.parametrize("channels", [1, 2, 33])
+def test_planes_of_any_number_of_channels(channels: int) -> None:
+    """One channel and its one word look alike, and are not."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, channels, 1), nn.Conv2d(channels, 8, 5, padding=2), nn.Conv2d(8, 2, 1)
+    )
+    x = torch.randn(2, 3, 12, 12)
+    overrides = {"1": {"weight_bits": 2, "activation_bits": 1}}
+    prepared = qcompile.prepare(model.eval(), x, Recipe(8, mode="static", overrides=overrides))
+    prepared(x)
+    gm = qcompile.convert(prepared)
+    for kernel in ("bit-planes", "int8"):
+        program = qcompile.compile(gm, kernel={"1": kernel})
+        assert taken(program)["1"] == kernel
+        assert torch.equal(program(x), gm(x))
+
+
+def test_depthwise_layers_of_signs_have_no_tables() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 24, 1), nn.Conv2d(24, 24, 3, padding=1, groups=24), nn.Conv2d(24, 2, 1)
+    )
+    x = torch.randn(2, 3, 9, 9)
+    overrides = {"1": {"weight_bits": 1, "activation_bits": 4}}
+    prepared = qcompile.prepare(model.eval(), x, Recipe(8, mode="static", overrides=overrides))
+    prepared(x)
+    gm = qcompile.convert(prepared)
+    assert torch.equal(qcompile.compile(gm)(x), gm(x))
