@@ -2,8 +2,7 @@
 
     conv(x)  ->  conv(observer(x))
 
-An observer is the identity, so nothing changes but that it records. Where another tool's observer
-stood, it begins with the range which that one saw.
+An observer is the identity, so nothing changes but that it records.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch.fx import GraphModule, Node
 
 from qcompile.ir.graph import module_of
@@ -41,8 +39,6 @@ class InsertObservers(Pass):
         if not isinstance(activation, AffineActivation):
             return None
         activation.observer.layer = plan.layer
-        if known := gm.meta.get("ranges", {}).get(plan.layer):
-            activation.observer.eval()(torch.tensor(known))  # as if it had seen both ends
         emit = Emit(gm, node)
         observer = emit.module(emit.free_path(f"{plan.layer}_observer"), activation.observer, x)
         observer.meta["spec"], observer.meta["layer"] = x.meta["spec"], plan.layer

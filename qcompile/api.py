@@ -18,7 +18,13 @@ from torch.nn.parameter import UninitializedParameter
 from torch.utils._pytree import tree_leaves
 
 from qcompile import pipelines
-from qcompile.calibration import calibrate, constant_note, needs_calibration
+from qcompile.calibration import (
+    calibrate,
+    constant_note,
+    knows_ranges,
+    needs_calibration,
+    take_ranges,
+)
 from qcompile.errors import QCompileError
 from qcompile.ir.exported import graph_of
 from qcompile.ir.graph import TensorSpec, stage_of, trace, verify
@@ -28,8 +34,10 @@ from qcompile.ir.target import Target
 from qcompile.ir.torch_ao import check_not_converted, without_observers
 from qcompile.passes.base import AfterEach, run
 from qcompile.program import Program
+from qcompile.quant.activations import UnitActivation
 from qcompile.quant.observers import Observer
 from qcompile.quant.recipe import Recipe
+from qcompile.quant.weights import DorefaWeight
 
 if TYPE_CHECKING:
     from qcompile.kernels import Kernels
@@ -189,6 +197,7 @@ def convert(prepared: GraphModule, *, after_each: AfterEach | None = None) -> Gr
             "correct_bias is for a calibrated network, and this one was not calibrated",
             hint="qcompile.calibration.calibrate(prepared, batches); or leave correct_bias out",
         )
+    take_ranges(prepared)
     converted = run(pipelines.convert_passes(), prepared, after_each).graph
     for module in prepared.modules():
         if isinstance(module, Observer):
@@ -255,7 +264,7 @@ def compile(
             hint="qcompile.compile(model, example_inputs, bits=1)",
         )
     prepared = prepare(model, example_inputs, _recipe(recipe, recipe_fields), after_each=after_each)
-    needed = needs_calibration(prepared)
+    needed = needs_calibration(prepared) and not knows_ranges(prepared)
     if calibration is not None:
         calibrate(prepared, calibration)
     elif needed:
@@ -305,14 +314,24 @@ def _recipe(recipe: Recipe | None, fields: Mapping[str, Any]) -> Recipe:
     return Recipe(**{"mode": "static", **fields})
 
 
-def _notes(prepared: GraphModule, guessed: bool) -> tuple[str, ...]:
-    """What the user of a model that was not trained should know."""
-    notes = []
+def untrained(prepared: GraphModule) -> str | None:
+    """What of a prepared model is of no use without training, in words; None if nothing is."""
     plans: Mapping[str, LayerPlan] = prepared.meta["plans"]
     bits = min((plan.weight_bits for plan in plans.values()), default=UNTRAINED_BITS + 1)
     if bits <= UNTRAINED_BITS:
+        return f"{bits}-bit weights"
+    if any(isinstance(module, (DorefaWeight, UnitActivation)) for module in prepared.modules()):
+        # Weights are squashed by tanh, and activations clipped at 1: no rounding of the float ones.
+        return "quantizers of DoReFa-Net"
+    return None
+
+
+def _notes(prepared: GraphModule, guessed: bool) -> tuple[str, ...]:
+    """What the user of a model that was not trained should know."""
+    notes = []
+    if what := untrained(prepared):
         notes.append(
-            f"its {bits}-bit weights are not trained: expect the accuracy of a guess, and train "
+            f"its {what} are not trained: expect the accuracy of a guess, and train "
             "the prepared model to do better"
         )
     if guessed:

@@ -27,6 +27,27 @@ def needs_calibration(prepared: GraphModule) -> bool:
     return grids or any(prepared.meta.get(key) for key in ("fresh_norms", "correct_bias"))
 
 
+def _unseen(prepared: GraphModule) -> dict[str, AffineActivation]:
+    """Affine activations, by layer, of which no range was observed."""
+    activations = {path: layer.activation for path, layer in quant_layers(prepared).items()}
+    affine = {path: a for path, a in activations.items() if isinstance(a, AffineActivation)}
+    return {path: a for path, a in affine.items() if not a.observer.seen}
+
+
+def knows_ranges(prepared: GraphModule) -> bool:
+    """Whether another tool's observers saw what ours did not see yet, so that nothing is a guess."""
+    known, unseen = prepared.meta.get("ranges", {}), _unseen(prepared)
+    more = any(prepared.meta.get(key) for key in ("fresh_norms", "correct_bias"))
+    return bool(unseen) and unseen.keys() <= known.keys() and not more
+
+
+def take_ranges(prepared: GraphModule) -> None:
+    """Where no observer of ours saw anything, take what another tool's saw, if one did."""
+    for path, activation in _unseen(prepared).items():
+        if known := prepared.meta.get("ranges", {}).get(path):
+            activation.observer.eval()(torch.tensor(known))  # as if it had seen both ends
+
+
 def constant_note(prepared: GraphModule) -> str | None:
     """What the user should know where observers saw one number and no other; None if none did.
 

@@ -15,7 +15,7 @@ from torch.fx import GraphModule
 from torch.utils._pytree import tree_leaves
 
 from qcompile import api, baselines, model_file, report, tuning_search, weights
-from qcompile.calibration import calibrate, constant_note, needs_calibration
+from qcompile.calibration import calibrate, constant_note, knows_ranges, needs_calibration
 from qcompile.codegen.linker import find_linker
 from qcompile.codegen.machine import machine_of
 from qcompile.dump import Dump, make_folder
@@ -233,12 +233,12 @@ def _quantize(job: Job, file: ModelFile, prepared: GraphModule, steps: Steps) ->
         with steps("train the quantized network") as advance:
             file.train(prepared, job.epochs, advance)
         return
-    if needs_calibration(prepared):
+    guessed = not file.has("calibration_data") and not knows_ranges(prepared)
+    if needs_calibration(prepared) and (guessed or file.has("calibration_data")):
         _calibrate(file, prepared, steps)
-    weight_bits = min((p.weight_bits for p in prepared.meta["plans"].values()), default=32)
-    if weight_bits <= api.UNTRAINED_BITS:
+    if what := api.untrained(prepared):
         steps.note(
-            f"{weight_bits}-bit weights are untrained ({_why_untrained(job, file)}): expect the "
+            f"{what} are untrained ({_why_untrained(job, file)}): expect the "
             "accuracy of a guess. Such networks have to be trained with their quantizers."
         )
 

@@ -56,7 +56,7 @@ class Recipe:
         method: whose 1-bit weights, activations and blocks: "bireal", "xnor", "dorefa"; the others
             have none. Operands of 2 to 8 bits are affine, weights with a scale per filter, but for
             "dorefa", which has its own, "lsq", which learns the steps of both, and "pact", which
-            learns where activations are clipped.
+            learns where activations are clipped; where nothing is trained, both are affine.
         mode: "qat" trains the quantizers with the network; "static" takes the ranges of activations
             from calibration, whatever the method learns in training; "dynamic" gives linear layers
             the range of each sample as it comes, and leaves others in float; "weight-only" leaves
@@ -294,7 +294,7 @@ class Recipe:
             return DorefaWeight(bits)
         if bits == 1:
             return XnorWeight() if self.method == "xnor" else MagnitudeSignWeight()
-        if self.method == "lsq":
+        if self.method == "lsq" and self.mode == "qat":
             return LsqWeight(bits)
         return TernaryWeight() if bits == 2 and self.ternary_weights else AffineWeight(bits)
 

@@ -272,3 +272,16 @@ def test_a_compiled_program_is_the_converted_graph() -> None:
 def test_the_public_names_are_these() -> None:
     found: dict[str, Any] = {name: getattr(qcompile, name) for name in qcompile.__all__}
     assert {"Recipe", "prepare", "convert", "compile", "load", "verify", "Target"} <= set(found)
+
+
+@pytest.mark.parametrize(
+    ("method", "bits", "what"),
+    [("dorefa", 8, "quantizers of DoReFa-Net"), ("affine", 3, "3-bit weights"), ("lsq", 8, "")],
+)
+def test_what_is_of_no_use_without_training_is_said(method: str, bits: int, what: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 2))
+    x = torch.randn(4, 6)
+    program = qcompile.compile(model, x, calibration=[x], bits=bits, method=method)
+    expected = [f"its {what} are not trained"] if what else []
+    assert [note.partition(":")[0] for note in program.info.notes] == expected

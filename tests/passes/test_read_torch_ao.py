@@ -15,8 +15,11 @@ from torch.fx import GraphModule
 
 import qcompile
 from qcompile import QCompileError, Recipe
-from qcompile.ir.graph import text, trace
+from qcompile.calibration import calibrate
+from qcompile.ir.graph import calls, text, trace
+from qcompile.ir.stages import dialect
 from qcompile.ir.torch_ao import without_observers
+from qcompile.passes.one_bit import argument
 from qcompile.passes.read_torch_ao import NO_QCONFIG, OUTSIDE, ReadTorchAo
 
 # torch.ao says that it moves to torchao, and warns of its own choices.
@@ -178,16 +181,27 @@ def test_a_graph_that_was_calibrated_keeps_its_ranges() -> None:
     torch.testing.assert_close(after(X), observed(X), rtol=0, atol=0)
 
 
-def test_calibrated_ranges_are_those_of_the_layers_observers() -> None:
+def scale_of_input(converted: GraphModule) -> float:
+    quantizers = [n for n in converted.graph.nodes if calls(n, dialect.quantize.default)]
+    [first] = [n for n in quantizers if argument(n).op == "placeholder"]
+    return float(str(first.args[1]))
+
+
+def test_calibrated_ranges_count_where_nothing_else_was_seen() -> None:
     observed = prepare_fx(Plain().eval(), ao.get_default_qconfig_mapping("x86"), (X,))
     observed(3 * X)
-    prepared = qcompile.prepare(observed, X, Recipe(8))
-    activation: Any = prepared.get_submodule("conv1.activation")
-    p = activation.qparams()
-    assert float(p.scale) == pytest.approx(float(3 * (X.max() - X.min())) / 255)
-    program = qcompile.compile(qcompile.convert(prepared))  # nothing was calibrated again
+    width = float(X.max() - X.min())
+    recipe = Recipe(8, mode="static", observer="min-max")
+    converted = qcompile.convert(qcompile.prepare(observed, X, recipe))
+    assert scale_of_input(converted) == pytest.approx(3 * width / 255)
+    program = qcompile.compile(observed, X, recipe=recipe)  # and is not calibrated on X
     expected = observed(X)
+    assert torch.equal(program(X), converted(X))
+    assert not program.info.notes
     assert (program(X) - expected).abs().max() < 0.1 * expected.abs().max()
+    calibrated = qcompile.prepare(observed, X, recipe)
+    calibrate(calibrated, [X])
+    assert scale_of_input(qcompile.convert(calibrated)) == pytest.approx(width / 255)
 
 
 def test_a_graph_in_training_becomes_float_layers_with_its_batchnorm_folded() -> None:

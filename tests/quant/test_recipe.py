@@ -192,7 +192,7 @@ def test_observers(mode: str, observer: str | None, expected: type[Observer]) ->
 def test_static_mode_observes_whatever_is_learned_in_training(method: str) -> None:
     recipe = Recipe(4, method=method, mode="static")
     assert isinstance(recipe.activation(4), AffineActivation)
-    assert isinstance(recipe.weight_quantizer(4), LsqWeight if method == "lsq" else AffineWeight)
+    assert isinstance(recipe.weight_quantizer(4), AffineWeight)
 
 
 def test_static_mode_leaves_fixed_scales_alone() -> None:
