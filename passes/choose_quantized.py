@@ -37,7 +37,9 @@ class ChooseQuantized(Pass):
 
     def prepare(self, gm: GraphModule) -> None:
         layers = [node for node in gm.graph.nodes if isinstance(module_of(gm, node), LAYERS)]
-        self.recipe.check_overrides(str(node.target) for node in layers)
+        paths = [str(node.target) for node in layers]
+        kinds = [type(module).__name__ for module in gm.modules()]
+        self.recipe.check_overrides(paths, [*dict(gm.named_modules()), *kinds])
         first, last = _without_layer_before(gm, layers), _without_layer_after(gm, layers)
         plans: dict[str, LayerPlan] = {}
         for node in layers:

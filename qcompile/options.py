@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from qcompile.errors import QCompileError
+from qcompile.quant.overrides import Override, parse
 
 
 def add_training(parser: argparse.ArgumentParser) -> None:
@@ -35,33 +35,29 @@ def check_threads(value: int | None) -> None:
         raise QCompileError(f"--threads is {value}, this process may use {cores()} cores")
 
 
-def overrides(texts: Sequence[str]) -> dict[str, Any]:
+def overrides(texts: Sequence[str]) -> dict[str, Override]:
     """A Recipe's overrides, the last word on a pattern in the last place.
 
     Raises:
         QCompileError: one of them is not LAYER=BITS.
     """
-    found: dict[str, Any] = {}
+    found: dict[str, Override] = {}
     for pattern, bits in map(override, texts):
         found.pop(pattern, None)
         found[pattern] = bits
     return found
 
 
-def override(text: str) -> tuple[str, Any]:
+def override(text: str) -> tuple[str, Override]:
     """Layers and their bits: one item of a Recipe's overrides.
 
     Raises:
         QCompileError: it is not LAYER=BITS.
     """
     pattern, _, bits = text.rpartition("=")
-    weight, slash, activation = bits.partition("/")
-    if bits == "float":
-        return pattern, bits
-    if pattern and weight.isdecimal() and not slash:
-        return pattern, int(weight)
-    if pattern and weight.isdecimal() and activation.isdecimal():
-        return pattern, {"weight_bits": int(weight), "activation_bits": int(activation)}
+    read = parse(bits)
+    if pattern and read is not None:
+        return pattern, read
     raise QCompileError(
         f"--override {text!r} is not LAYER=BITS",
         hint="as in --override fc=8, --override 'layer1.*=1/4' or --override Linear=float",

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from qcompile.errors import QCompileError
-from qcompile.quant.recipe import Override, Recipe
+from qcompile.quant.overrides import Override
+from qcompile.quant.recipe import Recipe
 from qcompile.recording import Recording
 from qcompile.search_budget import Budget, budget
 from qcompile.search_costs import Calls, compiled, latencies, uniform_costs

@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 from qcompile.errors import QCompileError
-from qcompile.quant.recipe import Override, Recipe
+from qcompile.quant.overrides import Override
+from qcompile.quant.recipe import Recipe
 from qcompile.search_budget import Budget, milliseconds
 from qcompile.search_costs import Uniform
 from qcompile.search_points import Point

@@ -19,7 +19,8 @@ from qcompile.verbs import OK, command_parser
 
 if TYPE_CHECKING:
     from qcompile.model_file import ModelFile
-    from qcompile.quant.recipe import Override, Recipe
+    from qcompile.quant.overrides import Override
+    from qcompile.quant.recipe import Recipe
     from qcompile.sensitivity_network import Network
     from qcompile.steps import Steps
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from qcompile.errors import QCompileError
 from qcompile.ir.plan import FLOAT_BITS
-from qcompile.quant.recipe import KINDS, Override
+from qcompile.quant.overrides import KINDS, Override
 
 _HINT = "as in 8, or 1/4 for 1-bit weights and 4-bit activations; 1 to 8 bits, or float"
 

@@ -22,6 +22,7 @@ from qcompile.quant.activations import (
 )
 from qcompile.quant.histograms import HistogramObserver, PercentileObserver
 from qcompile.quant.observers import MinMaxObserver, MovingAverageObserver, Observer
+from qcompile.quant.overrides import KINDS, Override, check_bits, checked, which_layers
 from qcompile.quant.weights import (
     AffineWeight,
     DorefaWeight,
@@ -41,8 +42,6 @@ OBSERVERS: dict[str, type[Observer]] = {
     "histogram": HistogramObserver,
     "percentile": PercentileObserver,
 }
-KINDS = ("Conv1d", "Conv2d", "Conv3d", "Linear")
-Override = int | str | Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -66,9 +65,9 @@ class Recipe:
         equalize: even out the ranges of channels between one layer and the next, before anything.
         correct_bias: correct biases by what quantization does to the mean of each channel.
         first_last_bits: of the first and the last layer, 2 to 8, or 32.
-        overrides: module path, glob of paths, or kind ("Linear") to bits, to "float", or to
-            {"weight_bits": ..., "activation_bits": ...}. They win over everything above, the last
-            that matches over those before it.
+        overrides: module path, glob of paths, or kind ("Linear") to bits, to "1/4" (weights and
+            activations), to "float", or to {"weight_bits": ..., "activation_bits": ...}. They win
+            over everything above, the last that matches over those before it.
         k_map: XNOR-Net's map of activation magnitudes, which scales each output position.
         estimator: gradient of 1-bit activations, "ste", "approx" or "swish"; None is the method's.
         ternary_weights: make 2-bit weights those of Ternary Weight Networks.
@@ -96,12 +95,12 @@ class Recipe:
     def __post_init__(self) -> None:
         _check_choice("method", self.method, METHODS)
         _check_choice("mode", self.mode, MODES)
-        _check_bits("bits", self.bits)
-        _check_bits("gradient_bits", self.gradient_bits)
-        _check_bits("first_last_bits", self.first_last_bits, least=2)
+        check_bits("bits", self.bits)
+        check_bits("gradient_bits", self.gradient_bits)
+        check_bits("first_last_bits", self.first_last_bits, least=2)
         for name in ("weight_bits", "activation_bits"):
             if getattr(self, name) is not None:
-                _check_bits(name, getattr(self, name))
+                check_bits(name, getattr(self, name))
         for name in ("equalize", "correct_bias"):
             if not isinstance(getattr(self, name), bool):
                 raise QCompileError(f"{name} must be True or False, not {getattr(self, name)!r}")
@@ -110,9 +109,8 @@ class Recipe:
                 f"overrides must map layers to bits, not be a {type(self.overrides).__name__}",
                 hint='write overrides={"fc": 8, "layer1.*": "float"}',
             )
-        object.__setattr__(self, "overrides", dict(self.overrides))
-        for pattern, override in self.overrides.items():
-            _check_override(pattern, override)
+        read = {pattern: checked(pattern, given) for pattern, given in self.overrides.items()}
+        object.__setattr__(self, "overrides", read)
         self._check_mode()
         self._check_method()
 
@@ -188,10 +186,13 @@ class Recipe:
             raise QCompileError(
                 f"k_map belongs to method 'xnor', not {self.method!r}", hint="leave k_map out"
             )
-        if self.ternary_weights and (self.method == "dorefa" or not any(w == 2 for w, _ in widths)):
+        own = self.method == "dorefa" or (self.method == "lsq" and self.mode == "qat")
+        if self.ternary_weights and (own or not any(w == 2 for w, _ in widths)):
             raise QCompileError(
-                "ternary_weights is for 2-bit weights of method 'bireal', 'xnor' or 'affine'",
-                hint="set weight_bits=2",
+                "ternary_weights is for 2-bit weights of method 'bireal', 'xnor', 'affine' or 'pact'",
+                hint=f"method {self.method!r} has its own: take another, or leave it out"
+                if own
+                else "set weight_bits=2",
             )
 
     # --- which bits --------------------------------------------------------------------------------
@@ -238,23 +239,23 @@ class Recipe:
             if pattern == kind or path == pattern or fnmatchcase(path, pattern)
         )
 
-    def check_overrides(self, paths: Iterable[str]) -> None:
+    def check_overrides(self, paths: Iterable[str], others: Iterable[str] = ()) -> None:
         """Refuse overrides that match no layer.
 
         Args:
             paths: of all layers that could be quantized.
+            others: paths and classes of modules that are no layers.
 
         Raises:
-            QCompileError: naming the pattern and the nearest path.
+            QCompileError: naming the pattern, and the nearest path or those that there are.
         """
         known = list(paths)
         for pattern in self.overrides:
             if pattern in KINDS or any(p == pattern or fnmatchcase(p, pattern) for p in known):
                 continue
-            near = difflib.get_close_matches(pattern, known, n=1, cutoff=0.0)
             raise QCompileError(
                 f"overrides: {pattern!r} matches no conv or linear layer",
-                hint=f"did you mean {near[0]!r}?" if near else "the model has none",
+                hint=which_layers(pattern, known, list(others)),
             )
 
     # --- which quantizers --------------------------------------------------------------------------
@@ -266,7 +267,7 @@ class Recipe:
         precision, and their inputs are not made to lie in [0, 1], nor above 0 as PACT's are, so
         they are affine.
         """
-        _check_bits("activation bits", bits)
+        check_bits("activation bits", bits)
         if bits == FLOAT_BITS:
             return FloatActivation()
         if self.mode == "dynamic":
@@ -289,7 +290,7 @@ class Recipe:
 
     def weight_quantizer(self, bits: int, *, edge: bool = False) -> WeightQuantizer:
         """A new weight quantizer of 1 to 8 bits; `edge` as for `activation`."""
-        _check_bits("weight bits", bits, most=8)
+        check_bits("weight bits", bits, most=8)
         if self.method == "dorefa" and not (edge and bits > 1):
             return DorefaWeight(bits)
         if bits == 1:
@@ -306,30 +307,3 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise QCompileError(
             f"unknown {name} {value!r}", hint=f"{meant}{name}: {', '.join(choices)}"
         )
-
-
-def _check_bits(name: str, value: object, *, least: int = 1, most: int = FLOAT_BITS) -> None:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if whole and (least <= value <= 8 or value == FLOAT_BITS <= most):  # type: ignore[operator]
-        return
-    floats = ", or 32 for float" if most == FLOAT_BITS else ""
-    raise QCompileError(f"{name} must be {least} to 8{floats}, not {value!r}")
-
-
-def _check_override(pattern: object, override: object) -> None:
-    hint = 'values are bits, "float", or {"weight_bits": 4, "activation_bits": 8}'
-    if not isinstance(pattern, str) or not pattern:
-        raise QCompileError(f"overrides: {pattern!r} is no module path", hint=hint)
-    name = f"overrides[{pattern!r}]"
-    if isinstance(override, str):
-        if override != "float":
-            raise QCompileError(f"{name}: unknown value {override!r}", hint=hint)
-    elif isinstance(override, Mapping):
-        unknown = set(override) - {"weight_bits", "activation_bits"}
-        if unknown or not override:
-            what = ", ".join(repr(key) for key in sorted(unknown, key=str)) or "nothing"
-            raise QCompileError(f"{name}: cannot set {what}", hint=hint)
-        for key, value in override.items():
-            _check_bits(f"{name}[{key!r}]", value)
-    else:
-        _check_bits(name, override)

@@ -98,8 +98,24 @@ def test_check_overrides() -> None:
     assert "layer2.0.conv1" in str(caught.value)
     with pytest.raises(QCompileError, match="the model has none"):
         recipe.check_overrides([])
-    with pytest.raises(QCompileError, match=r"did you mean 'classifier\.fc'"):
-        Recipe(overrides={"clasifier.fc": 8}).check_overrides(["conv1", "classifier.fc"])
+    paths = ["conv1", "classifier.fc", "3"]
+    for slip, hint in {
+        "clasifier.fc": "did you mean 'classifier.fc'",
+        "Linaer": "did you mean 'Linear'",
+        "ReLU": "its layers are conv1, classifier.fc, 3",
+        "1": "its layers are conv1",
+        "conv2": "its layers are conv1",  # a module, but without weights
+    }.items():
+        with pytest.raises(QCompileError, match=f"matches no conv or linear layer\n  {hint}"):
+            Recipe(overrides={slip: 8}).check_overrides(paths, ["conv2", "ReLU"])
+    with pytest.raises(QCompileError, match="its layers are 0, 1, 2, 3 and 6 more"):
+        Recipe(overrides={"stem": 8}).check_overrides(map(str, range(10)))
+
+
+def test_overrides_in_the_command_lines_notation() -> None:
+    recipe = Recipe(overrides={"a": "2/32", "b": "2/4", "c": "8", "d": "float"})
+    found = [recipe.for_layer(layer, "Conv2d") for layer in "abcd"]
+    assert found == [(2, 32), (2, 4), (8, 8), (32, 32)]
 
 
 def test_one_bit_quantizers_by_method() -> None:
@@ -298,6 +314,9 @@ def test_k_map() -> None:
         ({"k_map": True}, "k_map belongs to method 'xnor'"),
         ({"ternary_weights": True}, "ternary_weights is for 2-bit weights"),
         ({"bits": 2, "method": "dorefa", "ternary_weights": True}, "ternary_weights is for"),
+        ({"bits": 2, "method": "lsq", "ternary_weights": True}, "method 'lsq' has its own"),
+        ({"overrides": {"fc": "2/9"}}, r"\['activation_bits'\] must be"),
+        ({"overrides": {"fc": "2/"}}, r"overrides\['fc'\]: unknown value '2/'"),
         ({"overrides": ["fc"]}, "overrides must map layers to bits, not be a list"),
         ({"overrides": {1: 8}}, "1 is no module path"),
         ({"overrides": {"": 8}}, "'' is no module path"),
