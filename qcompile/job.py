@@ -22,7 +22,7 @@ from qcompile.dump import Dump, make_folder
 from qcompile.errors import QCompileError
 from qcompile.ir.plan import FLOAT_BITS
 from qcompile.ir.target import Target
-from qcompile.kernels import wanted
+from qcompile.kernels import lower, wanted
 from qcompile.machine import choose
 from qcompile.model_file import Inputs, ModelFile
 from qcompile.program import Program
@@ -156,7 +156,16 @@ def check(job: Job, file: ModelFile, output: Path | None) -> None:
     if job.tuning is not None:
         tuning_search.check(job.target, job.tuning)
     prepared = api.prepare(file.model, file.example_inputs, job.recipe)
+    _check_kernels(job, file, prepared)
+
+
+def _check_kernels(job: Job, file: ModelFile, prepared: GraphModule) -> None:
+    """See that layers can have the kernels that are forced; nothing about that is learned."""
     wanted(job.kernels, prepared.meta["plans"])
+    if job.kernels:
+        # Two rows, without which BatchNorm has no variance.
+        calibrate(prepared, [tuple(torch.cat([x, x]) for x in file.example_inputs)])
+        lower(api.convert(prepared), job.target, job.kernels)
 
 
 def _check_mode(job: Job, file: ModelFile) -> None:

@@ -13,6 +13,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from itertools import chain
 
 from torch.fx import GraphModule, Node
 
@@ -34,8 +35,10 @@ from qcompile.errors import QCompileError
 from qcompile.ir.plan import LayerPlan
 from qcompile.ir.target import Target
 from qcompile.passes.base import AfterEach
+from qcompile.quant.overrides import which_layers
 
 _ALIKE = 1.05  # ratio of times that is not worth a number
+_NAMED = 4  # layers that a hint names; of more it says how many
 Kernels = str | Sequence[str] | Mapping[str, str] | None
 
 
@@ -70,11 +73,9 @@ def wanted(kernels: Kernels, plans: Mapping[str, LayerPlan]) -> dict[str, Wanted
             raise QCompileError(f"no kernel is called {kernel!r}", hint=hint)
         layers = [name for name, plan in plans.items() if _matches(pattern, plan)]
         if not layers:
-            known = [*plans, *dict.fromkeys(plan.kind for plan in plans.values())]
-            near = difflib.get_close_matches(pattern, known, n=1, cutoff=0.0)
             raise QCompileError(
                 f"no layer is called {pattern!r}, and kernel {kernel!r} was for it",
-                hint=f"did you mean {near[0]!r}?" if near else None,
+                hint=which_layers(pattern, list(plans)),
             )
         found |= dict.fromkeys(layers, Wanted(kernel, pattern))
     return found
@@ -175,6 +176,7 @@ class Selection:
         """
         groups = {layer_of(g): g for g in form(lowered) if g.anchor.target in CONTRACTIONS}
         lenient: dict[str, bool] = {}
+        possible: dict[str, str] = {}
         for layer, want in self.forced.items():
             if layer not in groups:  # nobody needs its result
                 continue
@@ -182,14 +184,15 @@ class Selection:
             here = [want.kernel in some for some in names]
             if not want.pattern:
                 lenient[want.kernel] = lenient.get(want.kernel, False) or any(here)
+                possible[layer] = ", ".join(dict.fromkeys(chain.from_iterable(names)))
             elif not all(here):
                 at = here.index(False)
                 raise self._refusal(layer, want, names[at], self._machines[at])
-        for kernel, possible in lenient.items():
-            if not possible:
+        for kernel, somewhere in lenient.items():
+            if not somewhere:
                 raise QCompileError(
                     f"no layer can be computed by {kernel!r} on {self.target}",
-                    hint="it depends on the bits of weights and activations: docs/kernels.md",
+                    hint=_what_can(possible),
                 )
 
     def _refusal(
@@ -205,6 +208,17 @@ class Selection:
     def choose(self, tuned: Choose = by_default) -> KernelChooser:
         """For the compiler: how each contraction is computed."""
         return KernelChooser({layer: want.kernel for layer, want in self.forced.items()}, tuned)
+
+
+def _what_can(possible: Mapping[str, str]) -> str:
+    """Layers with the names of the kernels that they can have, as a hint."""
+    found: dict[str, list[str]] = {}
+    for layer, names in possible.items():
+        found.setdefault(names, []).append(layer)
+    return "; ".join(
+        f"{', '.join(layers[:_NAMED])}{', ...' * (len(layers) > _NAMED)} can be by {names}"
+        for names, layers in found.items()
+    )
 
 
 def _reason(channels: int, found: Comparison) -> str:

@@ -101,9 +101,18 @@ def test_a_kernel_is_forced_on_layers_by_path_glob_and_class(binary: GraphModule
     [
         ("in8", "no kernel is called 'in8'", "did you mean 'int8'?"),
         ("zzzz", "no kernel is called 'zzzz'", "there are xnor-popcount, int8, lookup"),
-        ({"stem": "int8"}, "no layer is called 'stem', and kernel 'int8' was for it", "did you"),
+        (
+            {"stem": "int8"},
+            "no layer is called 'stem', and kernel 'int8' was for it",
+            "its layers are 0, 3",
+        ),
+        ("Linaer=int8", "no layer is called 'Linaer'", "did you mean 'Linear'?"),
         ("0=xnor-popcount", "it cannot be computed by 'xnor-popcount'", "it can be by "),
-        ("count", "no layer can be computed by 'count' on cpu", "docs/kernels.md"),
+        (
+            "count",
+            "no layer can be computed by 'count' on cpu",
+            "0, 13 can be by int8; 3, 6, 9 can",
+        ),
         (7, "7 names no kernel", 'kernel="int8"'),
         ("=int8", "'=int8' names no kernel", 'kernel="int8"'),
         ("3=", "'3=' names no kernel", 'kernel="int8"'),
@@ -145,6 +154,12 @@ def test_the_command_takes_kernels_and_shows_them(
     said = capsys.readouterr().err
     assert "no layer is called '2x'" in said
     assert "no kernel is called 'int9'" in said
+    path.write_text(path.read_text() + "def train(model): raise AssertionError\n")
+    assert cli.main([str(path), "--bits", "2", "--kernel", "popcount"]) == cli.REFUSED
+    said = capsys.readouterr().err
+    assert "no layer can be computed by 'popcount'" in said
+    assert "can be by int8" in said
+    path.write_text(path.read_text().split("def train")[0])
     arguments = ["--bits", "1", "--no-verify", "--kernel", "int8", "--kernel", "2=popcount"]
     assert cli.main([str(path), *arguments, "-o", str(output)]) == cli.OK
     assert "forced" in capsys.readouterr().out
