@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from qcompile.api import compile, convert, from_exported, prepare
+    from qcompile.calibration import calibrate
     from qcompile.ir.target import Target
     from qcompile.program import Program, load
     from qcompile.quant.recipe import Recipe
@@ -37,6 +38,7 @@ _HOME = {
     "Tuning": "qcompile.tuning",
     "VerifyReport": "qcompile.verification",
     "Width": "qcompile.sensitivity_widths",
+    "calibrate": "qcompile.calibration",
     "compile": "qcompile.api",
     "convert": "qcompile.api",
     "load": "qcompile.program",
@@ -57,6 +59,7 @@ __all__ = [
     "Tuning",
     "VerifyReport",
     "Width",
+    "calibrate",
     "compile",
     "convert",
     "from_exported",

@@ -195,7 +195,7 @@ def convert(prepared: GraphModule, *, after_each: AfterEach | None = None) -> Gr
     if prepared.meta.get("correct_bias"):
         raise QCompileError(
             "correct_bias is for a calibrated network, and this one was not calibrated",
-            hint="qcompile.calibration.calibrate(prepared, batches); or leave correct_bias out",
+            hint="qcompile.calibrate(prepared, batches); or leave correct_bias out",
         )
     take_ranges(prepared)
     converted = run(pipelines.convert_passes(), prepared, after_each).graph

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from qcompile.errors import QCompileError
-from qcompile.ir.graph import TensorSpec
+from qcompile.ir.graph import TensorSpec, stage_of
+from qcompile.ir.stages import Stage
 from qcompile.passes.correct_bias import shift_means
 from qcompile.quant.activations import AffineActivation, GridActivation
 from qcompile.quant.batchnorm import BatchNorm
@@ -87,8 +88,13 @@ def calibrate(prepared: GraphModule, batches: Iterable[Any]) -> int:
         How many samples were seen.
 
     Raises:
-        QCompileError: no batch, or one that is not what the model takes.
+        QCompileError: it is not prepared; no batch, or one that is not what the model takes.
     """
+    if not isinstance(prepared, GraphModule) or stage_of(prepared) is not Stage.PREPARED:
+        raise QCompileError(
+            "calibrate takes a prepared model",
+            hint="make one with qcompile.prepare(model, example_inputs, recipe)",
+        )
     specs: tuple[TensorSpec, ...] = prepared.meta["inputs"]
     checked = list(inputs_of_each(batches, specs))
     if not checked:

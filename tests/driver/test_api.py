@@ -57,6 +57,10 @@ class Recorder:
         self.seen.append((pass_.name, result.graph.meta["stage"]))
 
 
+def test_calibrate_is_a_public_name() -> None:
+    assert qcompile.calibrate is calibrate
+
+
 def test_from_a_model_to_a_graph_of_integers() -> None:
     model = LeNet()
     state = copy.deepcopy(model.state_dict())

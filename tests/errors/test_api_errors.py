@@ -139,6 +139,8 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: qcompile.prepare(InPlace(), X), "the graph of InPlace does not compute what"),
     # calibration
     (lambda: qcompile.compile(MODEL, X, bits=8, calibration=3), "the calibration data is 3"),  # type: ignore[arg-type]
+    (lambda: qcompile.calibrate(MODEL, [X]), "calibrate takes a prepared model"),  # type: ignore[arg-type]
+    (lambda: qcompile.calibrate(converted(), [X]), "calibrate takes a prepared model"),
     (lambda: calibrate(prepared(), []), "there is no calibration batch"),
     (lambda: calibrate(prepared(), [X, None]), "calibration batch 1: NoneType is no tensor"),
     (
