@@ -51,7 +51,7 @@ UNTRAINED_BITS = 3  # from here down, weights that were not trained with their q
 
 def prepare(
     model: nn.Module | ExportedProgram,
-    example_inputs: Tensor | Sequence[Tensor],
+    example_inputs: Tensor | Sequence[Tensor] | None = None,
     recipe: Recipe | None = None,
     *,
     concrete_args: Mapping[str, Any] | None = None,
@@ -68,7 +68,8 @@ def prepare(
             torch.ao prepared, or with its stubs, is read as the float network that it was: what
             torch.ao would leave in float stays float.
         example_inputs: float32, one for each argument of `forward`; dimension 0 is the batch.
-            Arguments with a default that are not given keep it.
+            Arguments with a default that are not given keep it. None, for an exported program: those
+            that it was exported with.
         recipe: `Recipe()` if None: one bit.
         concrete_args: values for arguments that are settings, not inputs.
         leaf_modules: classes to keep whole instead of tracing into them.
@@ -88,7 +89,7 @@ def prepare(
 
 def traced(
     model: nn.Module | ExportedProgram,
-    example_inputs: Tensor | Sequence[Tensor],
+    example_inputs: Tensor | Sequence[Tensor] | None,
     *,
     concrete_args: Mapping[str, Any] | None = None,
     leaf_modules: Collection[type[nn.Module]] = (),
@@ -107,7 +108,7 @@ def traced(
         )
     check_not_converted(model)
     model = without_observers(model)
-    inputs = _examples(example_inputs)
+    inputs = _examples_for(model, example_inputs)
     if isinstance(model, GraphModule) and "stage" in model.meta:
         return _traced_already(model, inputs)
     _check_initialized(model)
@@ -119,17 +120,20 @@ def traced(
 
 
 def from_exported(
-    program: ExportedProgram, example_inputs: Tensor | Sequence[Tensor]
+    program: ExportedProgram, example_inputs: Tensor | Sequence[Tensor] | None = None
 ) -> GraphModule:
     """The float network of an exported program, to be trained, evaluated, or prepared.
 
     Its parameters are copies. Its batch is open, and `train()` and `eval()` decide about
     Dropout and BatchNorm, whatever the program was exported for.
 
+    Args:
+        example_inputs: None takes those that it was exported with.
+
     Raises:
         QCompileError: the program has something that cannot be had, with its place.
     """
-    inputs = _examples(example_inputs)
+    inputs = _examples_for(program, example_inputs)
     graph = graph_of(program, inputs)
     # The shapes that it was exported for are the only ones that it can be called with.
     arguments, settings = program.example_inputs or (inputs, {})
@@ -225,7 +229,8 @@ def compile(
     Args:
         model: what `convert` gave; or a float network, which is prepared, calibrated and converted
             but not trained, so that one needs `example_inputs`.
-        example_inputs: one tensor for each argument of `forward`; dimension 0 is the batch.
+        example_inputs: one tensor for each argument of `forward`; dimension 0 is the batch. None,
+            for an exported program: those that it was exported with.
         target: "cpu" for this machine, "cpu:haswell" for another, "cpu:portable" for code for
             several in one program; or a Target.
         calibration: batches of real inputs, each a tensor or a tuple that begins with the inputs;
@@ -258,17 +263,13 @@ def compile(
             "this model is prepared, not converted",
             hint="qcompile.compile(qcompile.convert(prepared))",
         )
-    if example_inputs is None:
-        raise QCompileError(
-            "a float model has to be compiled with example inputs",
-            hint="qcompile.compile(model, example_inputs, bits=1)",
-        )
+    example_inputs = _examples_for(model, example_inputs)
     prepared = prepare(model, example_inputs, _recipe(recipe, recipe_fields), after_each=after_each)
     needed = needs_calibration(prepared) and not knows_ranges(prepared)
     if calibration is not None:
         calibrate(prepared, calibration)
     elif needed:
-        calibrate(prepared, [_examples(example_inputs)])
+        calibrate(prepared, [example_inputs])
     notes = _notes(prepared, guessed=needed and calibration is None)
     for note in notes:
         _log.warning(note)
@@ -345,6 +346,33 @@ def _notes(prepared: GraphModule, guessed: bool) -> tuple[str, ...]:
 
 
 # --- what is given -------------------------------------------------------------------------------
+
+
+def examples_of(program: ExportedProgram) -> tuple[Tensor, ...] | None:
+    """What a program was exported with, if it kept that: its inputs, whatever their structure."""
+    values = tree_leaves(program.example_inputs)
+    known = program.example_inputs is not None and all(isinstance(x, Tensor) for x in values)
+    return tuple(values) if known else None
+
+
+def _examples_for(
+    model: nn.Module | ExportedProgram, given: Tensor | Sequence[Tensor] | None
+) -> tuple[Tensor, ...]:
+    """The example inputs, or the program's own where none are given.
+
+    Raises:
+        QCompileError: there are none, or they are not what a model takes.
+    """
+    if given is not None:
+        return _examples(given)
+    own = examples_of(model) if isinstance(model, ExportedProgram) else None
+    if own is None:
+        what = "this program was exported without any" if isinstance(model, ExportedProgram) else ""
+        raise QCompileError(
+            f"there are no example inputs{what and ': '}{what}",
+            hint="pass them behind the model: one tensor for each argument of forward",
+        )
+    return _examples(own)
 
 
 def _examples(example_inputs: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -33,7 +33,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
-from torch.utils._pytree import tree_leaves
 
 from qcompile import api
 from qcompile.errors import QCompileError
@@ -184,7 +183,7 @@ def read(spec: str, input_shape: Sequence[int] | None = None) -> ModelFile:
     path = Path(module.__file__ or spec)
     model = _model(module, path, attribute)
     if isinstance(model, ExportedProgram):
-        own = _examples_of(model) if input_shape is None else None
+        own = api.examples_of(model) if input_shape is None else None
         examples = own or _examples(module, path, input_shape)
         network: nn.Module = api.from_exported(model, examples)
     else:
@@ -254,11 +253,6 @@ def _model(module: ModuleType, path: Path, attribute: str) -> nn.Module | Export
             f"{name}() returns {_kind(built)}, not a torch.nn.Module", where=str(path)
         )
     return built
-
-
-def _examples_of(program: ExportedProgram) -> Inputs | None:
-    """What it was exported with, if it kept that: its inputs, whatever their structure."""
-    return None if program.example_inputs is None else _tensors(tree_leaves(program.example_inputs))
 
 
 def _examples(module: ModuleType, path: Path, input_shape: Sequence[int] | None) -> Inputs:

@@ -57,6 +57,16 @@ class Recorder:
         self.seen.append((pass_.name, result.graph.meta["stage"]))
 
 
+def test_a_program_has_its_own_example_inputs() -> None:
+    model = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
+    x = torch.randn(4, 6)
+    program = torch.export.export(model, (x,))
+    torch.testing.assert_close(qcompile.from_exported(program)(x), model(x))
+    assert qcompile.prepare(program, recipe=Recipe(8)).meta["inputs"][0].shape[1:] == (6,)
+    compiled = qcompile.compile(program, bits=8, calibration=[x])
+    assert torch.equal(compiled(x), qcompile.compile(program, x, bits=8)(x))
+
+
 def test_calibrate_is_a_public_name() -> None:
     assert qcompile.calibrate is calibrate
 

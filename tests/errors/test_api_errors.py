@@ -34,6 +34,12 @@ def exported() -> torch.fx.GraphModule:
     return qcompile.from_exported(torch.export.export(MODEL.eval(), (X,)), X)
 
 
+def bare_program() -> torch.export.ExportedProgram:
+    program = torch.export.export(MODEL.eval(), (X,))
+    program.example_inputs = None
+    return program
+
+
 class Decides(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x + 1 if x.sum() > 0 else x
@@ -130,7 +136,9 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
         r"read for inputs of \[6\], not \[5\], in each",
     ),
     (lambda: qcompile.compile(prepared()), "this model is prepared, not converted"),
-    (lambda: qcompile.compile(MODEL), "with example inputs"),
+    (lambda: qcompile.compile(MODEL), "there are no example inputs\n  pass them"),
+    (lambda: qcompile.prepare(MODEL), "there are no example inputs\n  pass them"),
+    (lambda: qcompile.from_exported(bare_program()), "this program was exported without any"),
     (lambda: qcompile.compile(converted(), X), "a converted model takes no example_inputs"),
     (lambda: qcompile.compile(converted(), bits=1), "a converted model takes no bits"),
     (lambda: qcompile.compile(converted(), target="abacus"), "unknown target 'abacus'"),
