@@ -25,6 +25,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from numbers import Real
 from pathlib import Path
 from types import ModuleType
@@ -35,7 +36,9 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from qcompile import api
+from qcompile.calibration import inputs_of
 from qcompile.errors import QCompileError
+from qcompile.ir.graph import TensorSpec
 
 Inputs = tuple[Tensor, ...]
 Progress = Callable[[int, int], None]
@@ -83,17 +86,27 @@ class ModelFile:
         """The file's batches of inputs.
 
         Raises:
-            QCompileError: the user's code fails, or gives something else.
+            QCompileError: the user's code fails, or gives nothing or something else.
         """
         with users_code(self.path, "calibration_data"):
-            batches = iter(self.module.calibration_data())
-        while True:
+            data = self.module.calibration_data()
+        if not hasattr(data, "__iter__") and not hasattr(data, "__getitem__"):
+            raise QCompileError(
+                f"calibration_data returns {data!r}, and not batches of inputs",
+                where=str(self.path),
+                hint="return a list or a DataLoader, or yield batch for batch",
+            )
+        with users_code(self.path, "calibration_data"):
+            batches = iter(data)
+        for number in count():
             with users_code(self.path, "calibration_data"):
                 try:
                     batch = next(batches)
                 except StopIteration:
-                    return
-            yield self._inputs(batch)
+                    break
+            yield self._inputs(batch, number)
+        if number == 0:
+            raise QCompileError("calibration_data() gives no batch", where=str(self.path))
 
     def takes_samples(self) -> bool:
         """Whether `evaluate` has an argument `samples`."""
@@ -120,17 +133,22 @@ class ModelFile:
             )
         return float(value)
 
-    def _inputs(self, batch: object) -> Inputs:
-        count = len(self.example_inputs)
+    def _inputs(self, batch: object, number: int) -> Inputs:
+        takes = len(self.example_inputs)
         values = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
-        inputs = tuple(x for x in values[:count] if isinstance(x, Tensor))
-        if len(inputs) != count:
+        inputs = tuple(x for x in values[:takes] if isinstance(x, Tensor))
+        if len(inputs) != takes:
             raise QCompileError(
-                f"calibration_data gives {_kind(batch)}, the model takes {count} input(s)",
+                f"calibration_data gives {_kind(batch)}, the model takes {takes} input(s)",
                 where=str(self.path),
                 hint="a batch is a tensor, or a tuple of which the first are the model's inputs",
             )
-        return inputs
+        specs = [TensorSpec(tuple(x.shape), x.dtype) for x in self.example_inputs]
+        try:
+            return inputs_of(inputs, specs, number)
+        except QCompileError as error:
+            where = f"{self.path}: calibration_data(), batch {number}"
+            raise QCompileError(error.what, where=where, hint=error.hint) from error
 
 
 @contextmanager

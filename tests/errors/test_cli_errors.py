@@ -186,9 +186,14 @@ def test_training_with_quantizers_needs_train(capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ("[]", "there is no calibration batch"),
-        ("[torch.full((2, 4), float('nan'))]", "calibration batch 0: an input holds NaN"),
-        ("[example_inputs, example_inputs / 0]", "calibration batch 1: an input holds NaN"),
+        ("[]", "bad.py: calibration_data() gives no batch"),
+        (
+            "[torch.full((2, 4), float('nan'))]",
+            "bad.py: calibration_data(), batch 0: an input hold",
+        ),
+        ("[example_inputs, example_inputs / 0]", "bad.py: calibration_data(), batch 1: an input"),
+        ("[example_inputs[:0]]", "bad.py: calibration_data(), batch 0: it is empty"),
+        ("None", "bad.py: calibration_data returns None, and not batches"),
     ],
 )
 def test_calibration_data(capsys: pytest.CaptureFixture[str], data: str, message: str) -> None:
