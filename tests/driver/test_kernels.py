@@ -12,6 +12,7 @@ from torch.fx import GraphModule
 
 import qcompile
 from qcompile import QCompileError, Recipe, cli, kernels
+from qcompile.codegen.costs.choose import KERNELS
 from qcompile.ir.target import Target
 
 SHAPE = (3, 8, 8)
@@ -133,6 +134,12 @@ def test_a_layer_that_cannot_have_a_kernel_is_named(binary: GraphModule) -> None
         kernels.lower(binary, Target(), {"13": "xnor-popcount"})
     assert error.value.where == "13"
     assert "int8" in str(error.value.hint)
+
+
+def test_the_manual_names_every_kernel() -> None:
+    manual = (Path(__file__).resolve().parents[2] / "docs" / "cli.md").read_text()
+    [line] = [line for line in manual.splitlines() if line.startswith("| `--kernel ")]
+    assert [kernel for kernel in KERNELS if f"`{kernel}`" not in line] == []
 
 
 def test_the_command_takes_kernels_and_shows_them(
