@@ -25,6 +25,7 @@ from qcompile.passes.base import Declined, Pass
 from qcompile.quant.recipe import Recipe
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+FIRST, LAST = "first layer", "last layer"  # reasons of a plan that is not as was asked
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class ChooseQuantized(Pass):
         body, bits = self._bits(gm, node), self._bits(gm, node, first, last)
         reason = ""
         if bits != body:
-            reason = "first layer" if first else "last layer"
+            reason = FIRST if first else LAST
         obstacle = self._obstacle(gm, node, bits[1])
         if obstacle and bits[0] < FLOAT_BITS:
             bits, reason = (FLOAT_BITS, FLOAT_BITS), obstacle

@@ -174,8 +174,9 @@ def compile_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="[LAYER=]NAME",
-        help="force int8, lookup, bit-planes or xnor-popcount, on all layers that can have it, or on "
-        "those of a path, glob or class (default: the fastest by a model of their costs)",
+        help="force int8, lookup, bit-planes or xnor-popcount (or a way to count signs: docs/cli.md), on "
+        "all layers that can have it, or on those of a path, glob or class (default: the fastest by "
+        "a model of their costs)",
     )
 
     add_training(parser)
@@ -204,6 +205,7 @@ def _compile(options: argparse.Namespace, out: Console, err: Console) -> int:
     job = Job(
         model=options.model,
         recipe=recipe,
+        recipe_file=options.recipe,
         mode_given=options.mode is not None or recipe.mode != "qat",
         target=Target.parse(options.target),
         output=options.output,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -20,11 +20,12 @@ from qcompile.codegen.linker import find_linker
 from qcompile.codegen.machine import machine_of
 from qcompile.dump import Dump, make_folder
 from qcompile.errors import QCompileError
-from qcompile.ir.plan import FLOAT_BITS
+from qcompile.ir.plan import FLOAT_BITS, LayerPlan
 from qcompile.ir.target import Target
 from qcompile.kernels import lower, wanted
 from qcompile.machine import choose
 from qcompile.model_file import Inputs, ModelFile
+from qcompile.passes.choose_quantized import FIRST, LAST
 from qcompile.program import Program
 from qcompile.program_file import SUFFIX
 from qcompile.quant.recipe import Recipe
@@ -44,12 +45,14 @@ class Job:
     """What is asked for: the options of the command line, under their own names.
 
     Attributes:
+        recipe_file: where the recipe was read, if it was.
         mode_given: whether the user said the recipe's mode; if not, what is not trained is "static".
     """
 
     model: str
     recipe: Recipe
     target: Target
+    recipe_file: Path | None = None
     mode_given: bool = False
     output: Path | None = None
     weights: Path | None = None
@@ -88,6 +91,8 @@ def run(job: Job, out: Console, err: Console) -> bool:
     train_float(job, file, steps)
     float_accuracy = _evaluate(file, file.model, "evaluate the float network", steps)
     prepared = _prepare(job, file, dump)
+    if unreached := _unreached(job.recipe, prepared.meta["plans"]):
+        steps.note(unreached)
     _quantize(job, file, prepared, steps)
     with steps("convert to integers"):
         converted = api.convert(prepared, after_each=dump)
@@ -118,11 +123,10 @@ def _with_mode(job: Job, file: ModelFile) -> Job:
 
 
 def _bits(recipe: Recipe) -> str:
-    weight = recipe.bits if recipe.weight_bits is None else recipe.weight_bits
-    activation = recipe.bits if recipe.activation_bits is None else recipe.activation_bits
-    if weight == activation == FLOAT_BITS and recipe.overrides:
+    weight, activation = recipe.body_bits()
+    asked = recipe.bits if recipe.activation_bits is None else recipe.activation_bits
+    if weight == asked == FLOAT_BITS and recipe.overrides:
         return "mixed"
-    activation = FLOAT_BITS if recipe.mode == "weight-only" else activation
     return f"w{weight}a{activation}" + ("-dynamic" if recipe.mode == "dynamic" else "")
 
 
@@ -155,7 +159,13 @@ def check(job: Job, file: ModelFile, output: Path | None) -> None:
         find_linker(machine_of(target).family)
     if job.tuning is not None:
         tuning_search.check(job.target, job.tuning)
-    prepared = api.prepare(file.model, file.example_inputs, job.recipe)
+    try:
+        prepared = api.prepare(file.model, file.example_inputs, job.recipe)
+    except QCompileError as error:
+        if job.recipe_file is None:
+            raise
+        hints = [*([error.hint] if error.hint else []), f"the recipe is that of {job.recipe_file}"]
+        raise QCompileError(error.what, where=error.where, hint="; ".join(hints)) from error
     _check_kernels(job, file, prepared)
 
 
@@ -234,6 +244,25 @@ def _prepare(job: Job, file: ModelFile, dump: Dump) -> GraphModule:
     prepared = api.prepare(file.model, file.example_inputs, job.recipe, after_each=dump)
     prepared.meta["model"] = file.name
     return prepared
+
+
+def _unreached(recipe: Recipe, plans: Mapping[str, LayerPlan]) -> str | None:
+    """What the user should know where no layer got the bits that were asked for; None elsewhere."""
+    weight, activation = recipe.body_bits()
+    if weight == FLOAT_BITS:
+        return None
+    if not plans:
+        return "The model has no layer with weights: nothing is quantized."
+    if not all(plan.reason in (FIRST, LAST) for plan in plans.values()):
+        return None
+    bits = (
+        f"{weight} bit{'s' * (weight > 1)}"
+        if weight == activation
+        else f"{weight}/{activation} bits"
+    )
+    *others, last = plans
+    names = f"{', '.join(others)} and {last} are" if others else f"{last} is"
+    return f"No layer has {bits}: {names} first and last (--first-last-bits)."
 
 
 def _quantize(job: Job, file: ModelFile, prepared: GraphModule, steps: Steps) -> None:

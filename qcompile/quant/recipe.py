@@ -117,7 +117,7 @@ class Recipe:
     def _widths(self) -> list[tuple[int, int]]:
         """(weight bits, activation bits) of the body, and of each override."""
         overridden = (self._overridden(o, (8, 8)) for o in self.overrides.values())
-        return [self._body_bits(), *overridden]
+        return [self.body_bits(), *overridden]
 
     def _check_mode(self) -> None:
         if self.mode == "dynamic" and any(a == 1 for _, a in self._widths()):
@@ -197,7 +197,8 @@ class Recipe:
 
     # --- which bits --------------------------------------------------------------------------------
 
-    def _body_bits(self) -> tuple[int, int]:
+    def body_bits(self) -> tuple[int, int]:
+        """(weight bits, activation bits) of layers that nothing is said about."""
         weight = self.bits if self.weight_bits is None else self.weight_bits
         activation = self.bits if self.activation_bits is None else self.activation_bits
         return weight, self._activation_bits(activation)
@@ -223,7 +224,7 @@ class Recipe:
             path: of the module in the user's model.
             kind: its class, one of KINDS.
         """
-        bits = self._body_bits()
+        bits = self.body_bits()
         if is_first or is_last:
             # What the user wants in float everywhere stays float at the ends too.
             bits = tuple(b if b == FLOAT_BITS else self.first_last_bits for b in bits)  # type: ignore[assignment]

@@ -188,6 +188,30 @@ def test_a_calibration_that_says_nothing(capsys: pytest.CaptureFixture[str]) -> 
     assert "calibration saw one number only, everywhere, in front of 0: their range" in said
 
 
+@pytest.mark.parametrize(
+    ("layers", "words", "note"),
+    [
+        ("nn.Linear(4, 3), nn.Linear(3, 2)", "", "No layer has 1 bit: 0 and 1 are first and last"),
+        ("nn.Linear(4, 3)", "--weight-bits 2 --activation-bits 4", "No layer has 2/4 bits: 0 is "),
+        ("nn.ReLU()", "", "The model has no layer with weights: nothing is quantized."),
+        ("nn.Linear(4, 3), nn.Linear(3, 2)", "--override 0=4", ""),
+        ("nn.Linear(4, 3), nn.Linear(3, 2)", "--bits 8", ""),
+        ("nn.Linear(4, 3)", "--bits 32", ""),
+    ],
+)
+def test_where_no_layer_has_the_bits_that_is_said(
+    capsys: pytest.CaptureFixture[str], layers: str, words: str, note: str
+) -> None:
+    Path("ends.py").write_text(
+        f"import torch\nfrom torch import nn\nmodel = nn.Sequential({layers})\n"
+        "example_inputs = torch.randn(2, 4)\n"
+    )
+    assert cli.main(["ends.py", "--no-verify", *words.split()]) == cli.OK
+    err = capsys.readouterr().err
+    assert note in err
+    assert bool(note) == ("No layer has" in err or "no layer with weights" in err)
+
+
 def test_benchmark_names_its_rivals(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["plain.py", "--benchmark", "--bits", "8"]) == cli.OK
     out = capsys.readouterr().out

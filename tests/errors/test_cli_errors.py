@@ -204,6 +204,20 @@ def test_calibration_data(capsys: pytest.CaptureFixture[str], data: str, message
     assert not list(Path().glob("*.qcp"))
 
 
+def test_a_layer_that_a_recipe_file_gives_nothing_names_the_file(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fields = '{"bits": 32, "overrides": {"2": {"activation_bits": 4}}}'
+    Path("r.json").write_text(
+        f'{{"format": "qcompile recipe", "version": 1, "recipe": {fields}}}\n'
+    )
+    message = refusal(capsys, "net.py", "--recipe", "r.json")
+    assert "2: 32-bit weights with 4-bit activations cannot" in message
+    assert (
+        "quantize the weights too, or leave both in float; the recipe is that of r.json" in message
+    )
+
+
 def test_control_flow_by_values(capsys: pytest.CaptureFixture[str]) -> None:
     Path("branch.py").write_text(
         """
