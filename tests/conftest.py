@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from golden_text import compare_golden
 from hypothesis import settings
+
+# Numbers that test files make when they are read: the same in each test process.
+torch.manual_seed(0)
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -24,6 +28,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-golden", action="store_true", help="write tests/golden instead of comparing"
     )
+
+
+@pytest.fixture(autouse=True)
+def _torch_as_at_the_start() -> Iterator[None]:
+    """The same random numbers in whatever order tests run; and one thread, since each test process
+    has a core and PyTorch's threads would wait for one another."""
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(1)
 
 
 @pytest.fixture
