@@ -11,14 +11,16 @@ from qcompile.ir.target import Target
 from qcompile.machine import obstacle
 from qcompile.program_info import Variant
 
-# SSE4; AVX2; AVX-512; with VNNI; AVX2 with VNNI; with VPOPCNTDQ; whatever this machine has.
+_NEWEST = "cpu:icelake-server"
+# SSE4; AVX2; AVX-512; with VNNI; AVX2 with VNNI; with VPOPCNTDQ, unless this machine is such a one;
+# whatever this machine has.
 TARGETS = (
     "cpu:x86-64-v2",
     "cpu:haswell",
     "cpu:skylake-avx512",
     "cpu:cascadelake",
     "cpu:alderlake",
-    "cpu:icelake-server",
+    *([] if "avx512_vpopcntdq" in machine_of(Target()).features else [_NEWEST]),
     "cpu",
 )
 

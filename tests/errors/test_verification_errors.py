@@ -47,6 +47,7 @@ def says(function: Callable[[], Any]) -> str:
 
 
 def test_another_graph() -> None:
+    torch.manual_seed(1)
     other = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 3))
     graph = qcompile.prepare(other, X, qcompile.Recipe(bits=8, method="affine"))
     graph.eval()(X)
