@@ -25,21 +25,29 @@ _HINT = "a batch is a tensor, or a tuple of which the first are the model's inpu
 def needs_calibration(prepared: GraphModule) -> bool:
     """Whether what it sees decides anything: ranges, learned steps, new BatchNorms, biases."""
     grids = any(isinstance(module, GridActivation) for module in prepared.modules())
-    return grids or any(prepared.meta.get(key) for key in ("fresh_norms", "correct_bias"))
+    return grids or _measures_more(prepared)
+
+
+def _measures_more(prepared: GraphModule) -> bool:
+    """Whether anything but the ranges of activations follows from what it sees."""
+    return any(prepared.meta.get(key) for key in ("fresh_norms", "correct_bias"))
+
+
+def _affine(prepared: GraphModule) -> dict[str, AffineActivation]:
+    """The affine activations, by layer."""
+    activations = {path: layer.activation for path, layer in quant_layers(prepared).items()}
+    return {path: a for path, a in activations.items() if isinstance(a, AffineActivation)}
 
 
 def _unseen(prepared: GraphModule) -> dict[str, AffineActivation]:
-    """Affine activations, by layer, of which no range was observed."""
-    activations = {path: layer.activation for path, layer in quant_layers(prepared).items()}
-    affine = {path: a for path, a in activations.items() if isinstance(a, AffineActivation)}
-    return {path: a for path, a in affine.items() if not a.observer.seen}
+    """Those of which no range was observed."""
+    return {path: a for path, a in _affine(prepared).items() if not a.observer.seen}
 
 
 def knows_ranges(prepared: GraphModule) -> bool:
     """Whether another tool's observers saw what ours did not see yet, so that nothing is a guess."""
     known, unseen = prepared.meta.get("ranges", {}), _unseen(prepared)
-    more = any(prepared.meta.get(key) for key in ("fresh_norms", "correct_bias"))
-    return bool(unseen) and unseen.keys() <= known.keys() and not more
+    return bool(unseen) and unseen.keys() <= known.keys() and not _measures_more(prepared)
 
 
 def take_ranges(prepared: GraphModule) -> None:
@@ -55,10 +63,7 @@ def constant_note(prepared: GraphModule) -> str | None:
     A range of no width is widened to hold 0, and that of 0 alone gets the scale 1: such a layer
     computes, but what it is to distinguish it has not seen.
     """
-    activations = {path: layer.activation for path, layer in quant_layers(prepared).items()}
-    found = [
-        path for path, a in activations.items() if isinstance(a, AffineActivation) and _flat(a)
-    ]
+    found = [path for path, activation in _affine(prepared).items() if _flat(activation)]
     if not found:
         return None
     more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""

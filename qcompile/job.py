@@ -271,8 +271,8 @@ def _quantize(job: Job, file: ModelFile, prepared: GraphModule, steps: Steps) ->
         with steps("train the quantized network") as advance:
             file.train(prepared, job.epochs, advance)
         return
-    guessed = not file.has("calibration_data") and not knows_ranges(prepared)
-    if needs_calibration(prepared) and (guessed or file.has("calibration_data")):
+    known = knows_ranges(prepared) and not file.has("calibration_data")
+    if needs_calibration(prepared) and not known:
         _calibrate(file, prepared, steps)
     if what := api.untrained(prepared):
         steps.note(
