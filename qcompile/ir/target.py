@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from qcompile.errors import QCompileError
 
-KINDS = ("cpu",)
+KINDS = ("cpu", "cuda")
 PORTABLE = "portable"
+# NVIDIA's numbers of the architectures that code can be made for, ten times the compute capability.
+# No compiler of CUDA 13 knows older ones.
+ARCHITECTURES = (75, 80, 86, 87, 88, 89, 90, 100, 103, 110, 120, 121)
 # The processors whose code a portable program holds, the best first: each has instructions that the
 # kernels use and those below it lack. By family, as `platform.machine()` spells it.
 VARIANTS = {
@@ -33,9 +37,10 @@ class Target:
     """A machine to compile for; a device, in contrast, is where a tensor lies.
 
     Attributes:
-        kind: "cpu".
-        arch: LLVM's name of the processor ("haswell", "sapphirerapids"); None for the host's; or
-            "portable" for several, of which a program picks one where it is loaded.
+        kind: "cpu", or "cuda" for GPUs of NVIDIA.
+        arch: of a CPU LLVM's name of the processor ("haswell", "sapphirerapids"); None for the host's;
+            or "portable" for several, of which a program picks one where it is loaded. Of a GPU the
+            architecture ("sm_86"); None for all of them.
     """
 
     kind: str = "cpu"
@@ -45,12 +50,19 @@ class Target:
         if self.kind not in KINDS:
             raise QCompileError(
                 f"unknown target {self.kind!r}",
-                hint=f"targets: {', '.join(KINDS)}, cpu:{PORTABLE}, or a processor, as in cpu:haswell",
+                hint=f"targets: {', '.join(KINDS)}, cpu:{PORTABLE}, a processor, as in cpu:haswell, "
+                "or a GPU's architecture, as in cuda:sm_86",
             )
+        if self.kind == "cuda" and self.arch is not None:
+            _check_architecture(self.arch)
+
+    @property
+    def is_gpu(self) -> bool:
+        return self.kind == "cuda"
 
     @staticmethod
     def parse(text: str | Target) -> Target:
-        """Read "cpu", "cpu:haswell" or "cpu:portable"; a Target passes through.
+        """Read "cpu", "cpu:haswell", "cpu:portable", "cuda" or "cuda:sm_86"; a Target passes through.
 
         Raises:
             QCompileError: the kind is not known, a processor is missing, or this is no text.
@@ -58,13 +70,40 @@ class Target:
         if isinstance(text, Target):
             return text
         if not isinstance(text, str):
-            raise QCompileError(f"target is {text!r}", hint='pass "cpu", "cpu:haswell" or a Target')
+            raise QCompileError(
+                f"target is {text!r}",
+                hint='pass "cpu", "cpu:haswell", "cuda", "cuda,cpu" or a Target',
+            )
         kind, colon, arch = (part.strip() for part in text.partition(":"))
         if colon and not arch:
+            alone = "all GPUs" if kind == "cuda" else "this machine's"
+            what = "architecture" if kind == "cuda" else "processor"
             raise QCompileError(
-                f"no processor after the colon of {text!r}", hint="cpu alone means this machine's"
+                f"no {what} after the colon of {text!r}", hint=f"{kind} alone means {alone}"
             )
         return Target(kind, arch or None)
+
+    @staticmethod
+    def parse_all(given: str | Target | Sequence[str | Target]) -> tuple[Target, ...]:
+        """Read one target or several: "cuda,cpu", or a list; a program holds code for all of them.
+
+        Raises:
+            QCompileError: as in `parse`; there is none, or one is named twice.
+        """
+        texts: Sequence[str | Target]
+        if isinstance(given, str):
+            texts = given.split(",")
+        elif isinstance(given, Sequence):
+            texts = given
+        else:
+            texts = (given,)
+        found = tuple(Target.parse(one) for one in texts)
+        if not found:
+            raise QCompileError("there is no target", hint='as in target="cuda,cpu"')
+        for target in found:
+            if found.count(target) > 1:
+                raise QCompileError(f"target {target} is named {found.count(target)} times")
+        return found
 
     def variants(self) -> tuple[Target, ...]:
         """The targets to generate code for, the best first: one, unless this is the portable one.
@@ -72,7 +111,7 @@ class Target:
         Raises:
             QCompileError: nobody chose processors for this machine's family.
         """
-        if self.arch != PORTABLE:
+        if self.is_gpu or self.arch != PORTABLE:
             return (self,)
         family = platform.machine()
         if family not in VARIANTS:
@@ -84,3 +123,38 @@ class Target:
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.arch}" if self.arch else self.kind
+
+
+Targets = str | Target | Sequence[str | Target]  # what `parse_all` reads
+
+
+def described(targets: Sequence[Target]) -> str:
+    """Targets as `parse_all` reads them: "cuda,cpu"."""
+    return ",".join(map(str, targets))
+
+
+def processors(targets: Sequence[Target]) -> tuple[Target, ...]:
+    """The variants among all of the targets' that are for CPUs.
+
+    Raises:
+        QCompileError: as in `Target.variants`.
+    """
+    return tuple(one for target in targets for one in target.variants() if not one.is_gpu)
+
+
+def _check_architecture(arch: str) -> None:
+    """Raises: QCompileError: it is no architecture, or one that no code can be made for."""
+    if arch in (f"sm_{number}" for number in ARCHITECTURES):
+        return
+    digits = "".join(filter(str.isdigit, arch))
+    known = f"there are {', '.join(f'sm_{number}' for number in ARCHITECTURES)}"
+    if digits.isdecimal() and 10 <= int(digits) < min(ARCHITECTURES) and arch[-1:].isdigit():
+        raise QCompileError(
+            f"GPUs of architecture {arch} are too old: code is made for sm_{min(ARCHITECTURES)} "
+            "and newer",
+            hint=known,
+        )
+    meant = f"did you mean sm_{digits}? " if digits in map(str, ARCHITECTURES) else ""
+    raise QCompileError(
+        f"unknown GPU architecture {arch!r}", hint=f"{meant}{known}; none means all of them"
+    )
