@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import numpy as np
+
+from qcompile.cuda.launches import Launch, Room, fault
+
+CUDA = "cuda"  # machine of variants that run on an NVIDIA GPU
 MAX_RANK = 16
 DTYPES = ("float32", "float64", "uint8", "int8", "int16", "int32", "int64", "bool")
 
 _ARCH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")  # it names a member of the file
+_CUDA_ARCH = re.compile(r"cuda|sm_[1-9][0-9]{1,2}[af]?")
+_CUDA_FEATURE = re.compile(r"(sm|compute)_[1-9][0-9]{1,2}[af]?")
 
 T = TypeVar("T")
 
@@ -34,6 +42,11 @@ class ValueInfo:
     name: str
     shape: tuple[int, ...]
     dtype: str = "float32"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of a sample."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
     def __str__(self) -> str:
         return f"{self.dtype}[{', '.join(['N', *map(str, self.shape)])}]"
@@ -84,12 +97,16 @@ class Variant:
     """The network's code for one family of processors.
 
     Attributes:
-        machine: the family, as `platform.machine()` spells it.
-        arch: LLVM's name of the processor that it was compiled for; it names the variant.
-        features: what a processor must have to run it ("avx512f", ...), as Linux spells them.
+        machine: the family, as `platform.machine()` spells it, or "cuda".
+        arch: LLVM's name of the processor that it was compiled for; "cuda" for all GPUs, "sm_86"
+            for one kind; it names the variant.
+        features: what a processor must have to run it ("avx512f", ...), as Linux spells them. Of
+            GPUs, those that the file holds machine code for ("sm_80", ...) and PTX ("compute_90");
+            none where it holds CUDA C alone.
         kernels: in the order in which they run.
-        workspace: bytes that each thread needs for values between kernels.
+        workspace: bytes that each thread needs for values between kernels; on a GPU each sample.
         samples: how many are run at once; larger batches in parts.
+        launches: on a GPU, in the order of the kernels; a kernel may have several.
     """
 
     machine: str
@@ -98,6 +115,7 @@ class Variant:
     kernels: tuple[KernelInfo, ...]
     workspace: int = 0
     samples: int = 1
+    launches: tuple[Launch, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -181,7 +199,35 @@ def from_json(value: object) -> ProgramInfo:
     if not info.inputs or not info.outputs:
         raise InfoError("a program has inputs and outputs")
     _check_variants(info.variants)
+    for variant in info.variants:
+        if variant.machine == CUDA:
+            _check_cuda(variant, info)
+        elif variant.launches:
+            raise InfoError(f"{variant.arch} has launches, but is for {variant.machine}")
     return info
+
+
+def _check_cuda(variant: Variant, info: ProgramInfo) -> None:
+    arch, workspace, samples = variant.arch, variant.workspace, variant.samples
+    if not _CUDA_ARCH.fullmatch(arch):
+        raise InfoError(f"a variant for GPUs is called {arch!r}")
+    for name in variant.features:
+        if not _CUDA_FEATURE.fullmatch(name):
+            raise InfoError(f"{arch} holds code for {name!r}")
+    room = Room(len(info.inputs), len(info.outputs), len(variant.kernels), workspace, samples)
+    if why := fault(variant.launches, room):
+        raise InfoError(f"{arch}: {why}")
+    for stored in (value for kernel in variant.kernels for value in kernel.results):
+        if not _within(stored, workspace, info.outputs):
+            raise InfoError(f"{arch}: {stored.node} is stored where nothing is")
+
+
+def _within(stored: StoredInfo, workspace: int, outputs: tuple[ValueInfo, ...]) -> bool:
+    if not (-1 <= stored.output < len(outputs) and stored.offset >= 0 and stored.size >= 0):
+        return False
+    if stored.output >= 0:
+        return stored.offset == 0 and stored.size == outputs[stored.output].nbytes
+    return stored.offset + stored.size <= workspace
 
 
 def _check_variants(variants: tuple[Variant, ...]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from qcompile.passes import PASSES
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOMS = ("ir", "quant", "zoo", "passes", "codegen")
+ROOMS = ("ir", "quant", "zoo", "passes", "codegen", "cuda")
 # Beside itself and what is for ALL, a room may import these; the driver, all.
 ALL = ("constants", "cpuinfo", "errors")
 MAY_IMPORT = {
@@ -19,11 +19,13 @@ MAY_IMPORT = {
     "quant": {"ir"},
     "zoo": set(),
     "passes": {"ir", "quant"},
-    "codegen": {"ir"},
+    "codegen": {"ir", "cuda"},
+    "cuda": set(),
     "driver": {*ROOMS, "driver"},
 }
 TVM_ROOM = "codegen"
 COMPILER_ONLY = {"torch", "tvm"}
+RUNTIME_ROOM = "cuda"  # what a program runs with, as some of the driver
 
 
 def files() -> list[tuple[str, Path]]:
@@ -103,15 +105,16 @@ def loaded_with(path: Path) -> dict[str, Path]:
     queue = [path]
     while queue:
         current = queue.pop()
-        if current.name in found:
+        name = current.relative_to(ROOT / "qcompile").as_posix()
+        if name in found:
             continue
-        found[current.name] = current
+        found[name] = current
         tree = ast.parse(current.read_text(encoding="utf-8"))
         for name in imports(tree, deferred=False):
             parts = name.split(".")
-            candidate = ROOT / "qcompile" / f"{parts[1]}.py" if len(parts) > 1 else current
-            if parts[0] == "qcompile" and candidate.exists():
-                queue.append(candidate)
+            if parts[0] == "qcompile":
+                paths = [ROOT.joinpath(*parts[:end]) for end in range(2, len(parts) + 1)]
+                queue += [p.with_suffix(".py") for p in paths if p.with_suffix(".py").exists()]
     return found
 
 
@@ -124,11 +127,17 @@ def test_what_all_may_import_imports_nothing_of_them() -> None:
 
 def test_the_runtime_loads_neither_torch_nor_the_compiler() -> None:
     runtime = loaded_with(ROOT / "qcompile" / "program.py")
-    assert {"program.py", "runtime.py", "errors.py"} <= runtime.keys()
+    assert {"program.py", "runtime.py", "errors.py", "cuda/launches.py"} <= runtime.keys()
     for path in [*runtime.values(), ROOT / "qcompile" / "__init__.py"]:
         names = list(imports(ast.parse(path.read_text(encoding="utf-8")), deferred=False))
         assert not COMPILER_ONLY & {n.split(".")[0] for n in names}, path
-        assert {room_of(n) for n in names} <= {None, "driver"}, path
+        assert {room_of(n) for n in names} <= {None, "driver", RUNTIME_ROOM}, path
+
+
+def test_the_room_of_the_gpu_imports_neither_torch_nor_tvm() -> None:
+    for path in sorted((ROOT / "qcompile" / RUNTIME_ROOM).glob("*.py")):
+        names = list(imports(ast.parse(path.read_text(encoding="utf-8"))))
+        assert not {"torch", "tvm", "tvm_ffi", "cupy"} & {n.split(".")[0] for n in names}, path
 
 
 def test_every_pass_has_its_file_and_every_file_its_test() -> None:

@@ -1,0 +1,1 @@
+"""Running programs on NVIDIA GPUs: the driver's API and nothing else; neither torch nor tvm."""
