@@ -6,7 +6,7 @@ result[n, c, y, x] = combine over taps t of  source[n, c, y*s + t*d - p]
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +45,24 @@ class Geometry:
     padding: tuple[int, ...]
     dilation: tuple[int, ...]
     inputs: tuple[int, ...]
+
+    def place(self, at: Sequence[Expr], digits: Sequence[Any]) -> tuple[Expr, ...]:
+        """Where a tap of the window at `at` reads; `digits` is the tap's index in each dimension."""
+        return tuple(
+            o * self.stride[d] + digit * self.dilation[d] - self.padding[2 * d]
+            for d, (o, digit) in enumerate(zip(at, digits, strict=True))
+        )
+
+    def inside(self, at: Sequence[Expr], first: Sequence[Any], last: Sequence[Any]) -> list[Expr]:
+        """What must hold so that two taps, and all between them, lie inside."""
+        lowest, highest = self.place(at, first), self.place(at, last)
+        found = [low >= 0 for d, low in enumerate(lowest) if self.padding[2 * d] > 0]
+        pairs = enumerate(zip(highest, self.inputs, strict=True))
+        return found + [high < size for d, (high, size) in pairs if self.padding[2 * d + 1] > 0]
+
+    def wholly_inside(self, at: Sequence[Expr]) -> list[Expr]:
+        """What must hold so that all taps lie inside; nothing where they always do."""
+        return self.inside(at, [0] * len(self.kernel), [k - 1 for k in self.kernel])
 
 
 @dataclass(frozen=True)

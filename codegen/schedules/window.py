@@ -45,12 +45,12 @@ def _pixel(
     w: Writer, window: Window, n: Expr, at: tuple[Expr, ...], first: Expr, lanes: int
 ) -> None:
     """Most windows lie inside: only the others ask at each tap."""
-    kernel = window.geometry.kernel
+    geometry, kernel = window.geometry, window.geometry.kernel
     value = Register(window.element, lanes, e.const(window.start, window.element))
 
     def take(number: Expr, digits: Sequence[Any]) -> None:
-        place = _source_place(window, at, digits)
-        value.set(window.take(value.value, number, Point(n, place, first, lanes)))
+        point = Point(n, geometry.place(at, digits), first, lanes)
+        value.set(window.take(value.value, number, point))
 
     def every() -> None:
         if math.prod(kernel) <= _UNROLLED:
@@ -63,15 +63,15 @@ def _pixel(
     def each() -> None:
         with tb.serial(math.prod(kernel)) as number:
             digits = split(number, kernel)[1:]
-            with tb.If(tirx.all(*_inside(window, at, digits, digits))):
+            with tb.If(tirx.all(*geometry.inside(at, digits, digits))):
                 with tb.Then():
                     take(number, digits)
                 if window.skip:
                     with tb.Else():
-                        point = Point(n, _source_place(window, at, digits), first, lanes)
+                        point = Point(n, geometry.place(at, digits), first, lanes)
                         value.set(window.skip(value.value, number, point))
 
-    inside = _inside(window, at, [0] * len(kernel), [k - 1 for k in kernel])
+    inside = geometry.wholly_inside(at)
     if not inside:
         every()
     else:
@@ -82,23 +82,3 @@ def _pixel(
                 each()
     w.anchored, w.anchor = w.group.anchor, lambda p: window.finish(value.value, p)
     w.finish(Point(n, at, first, lanes))
-
-
-def _source_place(window: Window, at: tuple[Expr, ...], digits: Sequence[Any]) -> tuple[Expr, ...]:
-    """Where a tap reads."""
-    g = window.geometry
-    return tuple(
-        o * g.stride[d] + digit * g.dilation[d] - g.padding[2 * d]
-        for d, (o, digit) in enumerate(zip(at, digits, strict=True))
-    )
-
-
-def _inside(
-    window: Window, at: tuple[Expr, ...], first: Sequence[Any], last: Sequence[Any]
-) -> list[Any]:
-    """What must hold so that two taps, and all between them, lie inside."""
-    g = window.geometry
-    lowest, highest = _source_place(window, at, first), _source_place(window, at, last)
-    found = [low >= 0 for d, low in enumerate(lowest) if g.padding[2 * d] > 0]
-    pairs = enumerate(zip(highest, g.inputs, strict=True))
-    return found + [high < size for d, (high, size) in pairs if g.padding[2 * d + 1] > 0]
