@@ -30,7 +30,7 @@ from qcompile.ir.exported import graph_of
 from qcompile.ir.graph import TensorSpec, stage_of, trace, verify
 from qcompile.ir.plan import LayerPlan
 from qcompile.ir.stages import Stage
-from qcompile.ir.target import Target
+from qcompile.ir.target import Target, Targets
 from qcompile.ir.torch_ao import check_not_converted, without_observers
 from qcompile.passes.base import AfterEach, run
 from qcompile.program import Program
@@ -213,7 +213,7 @@ def compile(
     model: nn.Module | ExportedProgram,
     example_inputs: Tensor | Sequence[Tensor] | None = None,
     *,
-    target: str | Target = "cpu",
+    target: Targets = "cpu",
     calibration: Iterable[Any] | None = None,
     recipe: Recipe | None = None,
     after_each: AfterEach | None = None,
@@ -232,7 +232,9 @@ def compile(
         example_inputs: one tensor for each argument of `forward`; dimension 0 is the batch. None,
             for an exported program: those that it was exported with.
         target: "cpu" for this machine, "cpu:haswell" for another, "cpu:portable" for code for
-            several in one program; or a Target.
+            several in one program; "cuda" for GPUs of NVIDIA, "cuda:sm_86" for one architecture;
+            several of these, "cuda,cpu", for code for all of them, of which a machine runs the first
+            that it can; or a Target, or a sequence of such.
         calibration: batches of real inputs, each a tensor or a tuple that begins with the inputs;
             without it the example inputs have to do. Modes "dynamic" and "weight-only" need none.
         recipe, recipe_fields: a Recipe, or its fields: `bits=8`, `mode="dynamic"`, ...
@@ -240,15 +242,15 @@ def compile(
         step: entered around what takes long, with its title: once for each processor.
         tune: False gives every kernel its default, and reads no cache. True measures all ways to
             compute each kernel that the cache does not know, and takes the fastest; a number, so
-            many of them at most; a `qcompile.Tuning` says all of it.
+            many of them at most; a `qcompile.Tuning` says all of it. For processors only.
         kernel: None lets a model of their costs choose. Else "int8", "lookup", "bit-planes" or
             "xnor-popcount" for all layers that can have it; or a name for each layer path, glob or
-            class: `{"layer1.*": "lookup"}`. Results do not depend on it.
+            class: `{"layer1.*": "lookup"}`. Results do not depend on it. For processors only.
 
     Raises:
         QCompileError: something in the model, the data or the recipe cannot be had.
     """
-    target = Target.parse(target)
+    targets = Target.parse_all(target)
     if isinstance(model, GraphModule) and model.meta.get("stage") is Stage.CONVERTED:
         unused = {"example_inputs": example_inputs, "calibration": calibration, "recipe": recipe}
         given = [name for name, value in (unused | recipe_fields).items() if value is not None]
@@ -257,7 +259,7 @@ def compile(
                 f"a converted model takes no {', '.join(given)}: that is settled",
                 hint="qcompile.compile(converted, target=...)",
             )
-        return _compile_converted(model, target, (), after_each, step, tune, kernel)
+        return _compile_converted(model, targets, (), after_each, step, tune, kernel)
     if isinstance(model, GraphModule) and model.meta.get("stage") is Stage.PREPARED:
         raise QCompileError(
             "this model is prepared, not converted",
@@ -274,12 +276,12 @@ def compile(
     for note in notes:
         _log.warning(note)
     converted = convert(prepared, after_each=after_each)
-    return _compile_converted(converted, target, notes, after_each, step, tune, kernel)
+    return _compile_converted(converted, targets, notes, after_each, step, tune, kernel)
 
 
 def _compile_converted(
     converted: GraphModule,
-    target: Target,
+    targets: tuple[Target, ...],
     notes: tuple[str, ...],
     after_each: AfterEach | None,
     step: Step,
@@ -291,13 +293,13 @@ def _compile_converted(
     from qcompile.tuning_search import as_tuned
 
     with step("lower to kernels"):
-        selection, lowered = kernels.lower(converted, target, kernel, after_each)
-    tuned = as_tuned(tune, lowered, target, step)
+        selection, lowered = kernels.lower(converted, targets, kernel, after_each)
+    tuned = as_tuned(tune, lowered, targets, step)
     if tuned is not tune:
         for note in tuned.notes:
             _log.warning(note)
     choose = selection.choose(tuned.choose)
-    return build_program(converted, lowered, target, notes, step, choose)
+    return build_program(converted, lowered, targets, notes, step, choose)
 
 
 def _recipe(recipe: Recipe | None, fields: Mapping[str, Any]) -> Recipe:

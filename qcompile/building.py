@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 from torch.fx import GraphModule, Node
 
 import qcompile
-from qcompile.codegen.build import Built, Choose, build, by_default
+from qcompile.codegen.build import Choose, build, by_default
+from qcompile.codegen.built import Built
 from qcompile.fingerprint import fingerprint
 from qcompile.ir.graph import TensorSpec, calls, spec
 from qcompile.ir.plan import LayerPlan
 from qcompile.ir.stages import aten, dialect
-from qcompile.ir.target import Target
+from qcompile.ir.target import Target, Targets, described
 from qcompile.palettes import stored
 from qcompile.program import Program
 from qcompile.program_file import pack
@@ -35,12 +36,12 @@ _PRODUCTS = (
 def build_program(
     converted: GraphModule,
     lowered: GraphModule,
-    target: Target,
+    target: Targets,
     notes: tuple[str, ...],
     step: Step = nullcontext,
     choose: Choose = by_default,
 ) -> Program:
-    """Compile a lowered graph, once for each variant of the target.
+    """Compile a lowered graph, once for each variant of the targets.
 
     Args:
         converted: what it was lowered from; the program carries its fingerprint.
@@ -51,13 +52,14 @@ def build_program(
     Raises:
         QCompileError: an op that the target has no kernel for.
     """
+    targets = Target.parse_all(target)
     made = []
-    for one in target.variants():
+    for one in (variant for target in targets for variant in target.variants()):
         with step(f"compile for {one}"):
             made.append(build(lowered, one, choose))
     info = ProgramInfo(
         model=converted.meta.get("model", "model"),
-        target=str(target),
+        target=described(targets),
         variants=tuple(map(_variant, made)),
         inputs=_inputs(lowered),
         outputs=_outputs(lowered),

@@ -207,7 +207,7 @@ def _compile(options: argparse.Namespace, out: Console, err: Console) -> int:
         recipe=recipe,
         recipe_file=options.recipe,
         mode_given=options.mode is not None or recipe.mode != "qat",
-        target=Target.parse(options.target),
+        targets=Target.parse_all(options.target),
         output=options.output,
         weights=options.weights,
         save_weights=options.save_weights,

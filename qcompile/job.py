@@ -21,7 +21,7 @@ from qcompile.codegen.machine import machine_of
 from qcompile.dump import Dump, make_folder
 from qcompile.errors import QCompileError
 from qcompile.ir.plan import FLOAT_BITS, LayerPlan
-from qcompile.ir.target import Target
+from qcompile.ir.target import Target, processors
 from qcompile.kernels import lower, wanted
 from qcompile.machine import choose
 from qcompile.model_file import Inputs, ModelFile
@@ -51,7 +51,7 @@ class Job:
 
     model: str
     recipe: Recipe
-    target: Target
+    targets: tuple[Target, ...]
     recipe_file: Path | None = None
     mode_given: bool = False
     output: Path | None = None
@@ -101,7 +101,7 @@ def run(job: Job, out: Console, err: Console) -> bool:
     tuned = _tune(job, converted, steps, out)
     program = api.compile(
         converted,
-        target=job.target,
+        target=job.targets,
         after_each=dump,
         step=steps,
         tune=tuned,
@@ -155,10 +155,10 @@ def check(job: Job, file: ModelFile, output: Path | None) -> None:
     _check_mode(job, file)
     if job.save_weights is not None and not _trains_float(job, file):
         raise QCompileError("--save-weights: no float network is trained here")
-    for target in job.target.variants():
+    for target in processors(job.targets):
         find_linker(machine_of(target).family)
     if job.tuning is not None:
-        tuning_search.check(job.target, job.tuning)
+        tuning_search.check(job.targets, job.tuning)
     try:
         prepared = api.prepare(file.model, file.example_inputs, job.recipe)
     except QCompileError as error:
@@ -175,7 +175,7 @@ def _check_kernels(job: Job, file: ModelFile, prepared: GraphModule) -> None:
     if job.kernels:
         # Two rows, without which BatchNorm has no variance.
         calibrate(prepared, [tuple(torch.cat([x, x]) for x in file.example_inputs)])
-        lower(api.convert(prepared), job.target, job.kernels)
+        lower(api.convert(prepared), job.targets, job.kernels)
 
 
 def _check_mode(job: Job, file: ModelFile) -> None:
@@ -325,7 +325,7 @@ def _tune(job: Job, converted: GraphModule, steps: Steps, out: Console) -> Tuned
     def interrupted() -> None:
         steps.note("Tuning was interrupted; what it found is used. Ctrl-C once more ends it all.")
 
-    tuned = tuning_search.tune(converted, job.target, job.tuning, steps, interrupted, job.kernels)
+    tuned = tuning_search.tune(converted, job.targets, job.tuning, steps, interrupted, job.kernels)
     for note in tuned.notes:
         steps.note(note)
     report.show(out, report.tuning_table(tuned))

@@ -33,11 +33,12 @@ from qcompile.codegen.groups import CONTRACTIONS
 from qcompile.codegen.machine import Machine, machine_of
 from qcompile.errors import QCompileError
 from qcompile.ir.plan import LayerPlan
-from qcompile.ir.target import Target
+from qcompile.ir.target import Target, Targets, described, processors
 from qcompile.passes.base import AfterEach
 from qcompile.quant.overrides import which_layers
 
 _ALIKE = 1.05  # ratio of times that is not worth a number
+FOR_GPUS = "packed for the GPU"
 _NAMED = 4  # layers that a hint names; of more it says how many
 Kernels = str | Sequence[str] | Mapping[str, str] | None
 
@@ -111,16 +112,18 @@ def _matches(pattern: str, plan: LayerPlan) -> bool:
 
 def lower(
     converted: GraphModule,
-    target: Target,
+    target: Targets,
     kernels: Kernels = None,
     after_each: AfterEach | None = None,
 ) -> tuple[Selection, GraphModule]:
-    """The graph that is compiled for a target, and what decides how.
+    """The graph that is compiled for all of some targets, and what decides how.
 
     Raises:
         QCompileError: a kernel is forced that there is not, or on a layer that cannot have it.
     """
-    selection = Selection(target, wanted(kernels, converted.meta.get("plans", {})))
+    selection = Selection(
+        Target.parse_all(target), wanted(kernels, converted.meta.get("plans", {}))
+    )
     lowered = pipelines.lower(converted, after_each, selection.stays)
     lowered.meta["whys"] = selection.whys
     selection.check(lowered)
@@ -129,20 +132,28 @@ def lower(
 
 @dataclass
 class Selection:
-    """All that decides which kernels a network gets on a target.
+    """All that decides which kernels a network gets.
+
+    Kernels are chosen and forced for processors. A GPU has one for each layer, and its signs are always
+    packed: one lowered graph serves all targets.
 
     Attributes:
         forced: by layer.
         whys: filled in while the graph is lowered: why a layer is packed.
     """
 
-    target: Target
+    targets: tuple[Target, ...]
     forced: Mapping[str, Wanted] = field(default_factory=dict)
     whys: dict[str, str] = field(default_factory=dict)
     _known: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._machines = tuple(machine_of(one) for one in self.target.variants())
+        self._machines = tuple(machine_of(one) for one in processors(self.targets))
+        if self.forced and not self._machines:
+            raise QCompileError(
+                "kernels are forced on processors, and this program is for GPUs alone",
+                hint="leave --kernel (kernel=) out: a GPU has one kernel for each layer",
+            )
 
     def stays(self, node: Node) -> str:
         """Why a convolution or matrix product of one-bit factors is not packed; "" where it is."""
@@ -165,6 +176,9 @@ class Selection:
             return ""
         if found.pays:
             self.whys[layer] = f"{1 / found.int8:.1f} times as fast as int8"
+            return ""
+        if any(target.is_gpu for target in self.targets):
+            self.whys[layer] = FOR_GPUS
             return ""
         return _reason(shape.channels // shape.groups, found)
 
@@ -191,7 +205,7 @@ class Selection:
         for kernel, somewhere in lenient.items():
             if not somewhere:
                 raise QCompileError(
-                    f"no layer can be computed by {kernel!r} on {self.target}",
+                    f"no layer can be computed by {kernel!r} on {described(self.targets)}",
                     hint=_what_can(possible),
                 )
 

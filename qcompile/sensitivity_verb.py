@@ -147,7 +147,7 @@ def open_network(
     job = jobs.Job(
         options.model,
         dataclasses.replace(recipe, overrides=fixed or {}),
-        Target.parse("cpu"),
+        (Target("cpu"),),
         weights=options.weights,
         save_weights=options.save_weights,
         epochs=options.epochs,

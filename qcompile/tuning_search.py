@@ -20,7 +20,7 @@ from qcompile.codegen.tuning.search import Budget, Found
 from qcompile.codegen.tuning.sharing import Done, Task, search_here, search_there
 from qcompile.codegen.tuning.space import Chooser, Workload, processor, workloads
 from qcompile.errors import QCompileError
-from qcompile.ir.target import Target
+from qcompile.ir.target import Target, Targets, processors
 from qcompile.kernels import Kernels
 from qcompile.machine import obstacle
 from qcompile.program_info import Variant
@@ -66,19 +66,19 @@ class Tuned:
     notes: tuple[str, ...]
 
 
-def check(target: Target, tuning: Tuning) -> None:
+def check(target: Targets, tuning: Tuning) -> None:
     """Find what is wrong before anything takes long.
 
     Raises:
         QCompileError: the cache cannot be read or written, the tracker does not answer, or this
             machine cannot run what it should measure.
     """
-    _Search(target, tuning)
+    _Search(Target.parse_all(target), tuning)
 
 
 def tune(
     converted: GraphModule,
-    target: Target,
+    target: Targets,
     tuning: Tuning,
     step: Step = nullcontext,
     interrupted: Callable[[], None] | None = None,
@@ -98,11 +98,11 @@ def tune(
         QCompileError: as in `check`; or all servers are lost, or the file cannot be written.
     """
     _, lowered = kernels.lower(converted, target, kernel)
-    return _Search(target, tuning, interrupted).run(lowered, step)
+    return _Search(Target.parse_all(target), tuning, interrupted).run(lowered, step)
 
 
 def as_tuned(
-    value: bool | int | Tuning | Tuned, gm: GraphModule, target: Target, step: Step
+    value: bool | int | Tuning | Tuned, gm: GraphModule, target: Targets, step: Step
 ) -> Tuned:
     """Do for a lowered graph what `compile(..., tune=value)` says.
 
@@ -116,7 +116,7 @@ def as_tuned(
     if isinstance(value, int):
         value = Tuning(None if value is True else value)
     if isinstance(value, Tuning):
-        return _Search(target, value).run(gm, step)
+        return _Search(Target.parse_all(target), value).run(gm, step)
     what = f"tune is {value!r}"
     raise QCompileError(what, hint="pass True, a number of trials, or a qcompile.Tuning")
 
@@ -146,7 +146,7 @@ class _Known:
 class _Search:
     """One tuning, from the cache's entries to more of them."""
 
-    target: Target
+    targets: tuple[Target, ...]
     tuning: Tuning
     interrupted: Callable[[], None] | None = None
     notes: list[str] = field(default_factory=list)
@@ -156,7 +156,14 @@ class _Search:
     def __post_init__(self) -> None:
         tuning = self.tuning
         self.threads = tuning.threads or default_threads()
-        self.machines = tuple(machine_of(one) for one in self.target.variants())
+        self.machines = tuple(machine_of(one) for one in processors(self.targets))
+        if not self.machines:
+            raise QCompileError(
+                "tuning is for processors, and this program is for GPUs alone",
+                hint="leave --tune and --tune-cache (tune=) out",
+            )
+        if any(target.is_gpu for target in self.targets):
+            self.notes.append("Tuning is for the processors' code; that for GPUs is not tuned.")
         self.measured = self.machines  # those whose code is run, here or there
         self.cache = TuningCache(tuning.path)
         if self.cache.damaged:

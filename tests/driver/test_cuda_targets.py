@@ -1,0 +1,97 @@
+"""What a target for GPUs changes before code is generated: what is packed, tuned, forced, refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.fx import GraphModule
+
+import qcompile
+from qcompile import QCompileError, Recipe, Tuning, cli, kernels
+from qcompile.ir.stages import dialect
+from qcompile.ir.target import Target
+from qcompile.kernels import FOR_GPUS
+from qcompile.tuning_search import check
+
+CONVOLUTIONS = ("2", "4", "6")
+
+
+@pytest.fixture(scope="module")
+def narrow() -> GraphModule:
+    """Binary layers of few channels, which stay in bytes on processors."""
+    torch.manual_seed(5)
+    model = nn.Sequential(
+        *[nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Conv2d(2, 4, 3, padding=1), nn.ReLU()],
+        *[nn.Conv2d(4, 2, 3), nn.ReLU(), nn.Conv2d(2, 3, 1), nn.Flatten(), nn.Linear(48, 3)],
+    )
+    prepared = qcompile.prepare(model.eval(), torch.randn(2, 3, 8, 8), Recipe())
+    prepared(torch.randn(4, 3, 8, 8))
+    return qcompile.convert(prepared)
+
+
+def packed(lowered: GraphModule) -> list[str]:
+    nodes = lowered.graph.find_nodes(op="call_function", target=dialect.xnor_matmul.default)
+    return [node.meta["layer"] for node in nodes]
+
+
+def lowered(gm: GraphModule, target: str) -> tuple[list[str], dict[str, str]]:
+    selection, graph = kernels.lower(gm, Target.parse_all(target))
+    return packed(graph), selection.whys
+
+
+def test_a_gpu_packs_what_a_processor_leaves_in_bytes(narrow: GraphModule) -> None:
+    on_cpu, _ = lowered(narrow, "cpu:haswell")
+    assert len(on_cpu) < len(CONVOLUTIONS)
+    on_gpu, whys = lowered(narrow, "cuda")
+    assert tuple(on_gpu) == CONVOLUTIONS
+    assert whys == {}
+
+
+def test_one_graph_serves_both_and_the_reason_is_kept(narrow: GraphModule) -> None:
+    on_cpu, _ = lowered(narrow, "cpu:haswell")
+    both, whys = lowered(narrow, "cpu:haswell,cuda:sm_80")
+    assert tuple(both) == CONVOLUTIONS
+    assert [layer for layer in both if whys.get(layer) == FOR_GPUS] == [
+        layer for layer in both if layer not in on_cpu
+    ]
+
+
+def test_kernels_are_forced_on_processors(narrow: GraphModule) -> None:
+    with pytest.raises(QCompileError) as error:
+        kernels.lower(narrow, "cuda", "int8")
+    assert error.value.what == (
+        "kernels are forced on processors, and this program is for GPUs alone"
+    )
+    assert "--kernel" in str(error.value.hint)
+    _, graph = kernels.lower(narrow, "cuda,cpu", {"2": "int8"})
+    assert tuple(packed(graph)) == CONVOLUTIONS[1:]
+
+
+def test_tuning_is_for_processors(narrow: GraphModule, tmp_path: Path) -> None:
+    tuning = Tuning(trials=1, cache=tmp_path / "cache.json")
+    with pytest.raises(QCompileError) as error:
+        check(Target.parse_all("cuda:sm_80,cuda:sm_90"), tuning)
+    assert error.value.what == "tuning is for processors, and this program is for GPUs alone"
+    assert "--tune" in str(error.value.hint)
+    with pytest.raises(QCompileError, match="tuning is for processors"):
+        qcompile.compile(narrow, target="cuda", tune=tuning)
+
+
+@pytest.mark.parametrize(
+    ("target", "what"),
+    [
+        ("cuda:sm_70", "GPUs of architecture sm_70 are too old"),
+        ("cuda:hopper", "unknown GPU architecture 'hopper'"),
+        ("cuda,gpu", "unknown target 'gpu'"),
+        ("cuda,cuda", "target cuda is named 2 times"),
+        ("cuda,", "unknown target ''"),
+    ],
+)
+def test_the_command_refuses_other_targets_at_once(
+    target: str, what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["there-is-no.py", "--target", target]) == cli.REFUSED
+    assert what in capsys.readouterr().err
