@@ -6,13 +6,45 @@ the schedule gives it a vector of channels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 from tvm import tirx
 from tvm.tirx.script import builder as tb
 
 Expr = Any  # a tvm PrimExpr; the package has no types
+
+
+@dataclass(frozen=True)
+class Language:
+    """What the code is generated in, as far as it decides how something is said.
+
+    Attributes:
+        functions: what LLVM's intrinsics are called there; {} where it is LLVM.
+        registers: TVM's name of the memory whose small buffers become registers.
+    """
+
+    functions: Mapping[str, str]
+    registers: str
+
+
+LLVM = Language({}, "global")
+# Compiled without fast math, and without fusing of products and sums.
+CUDA = Language({"llvm.fabs": "fabsf", "llvm.fma": "__fmaf_rn", "llvm.roundeven": "rintf"}, "local")
+_language = ContextVar("language", default=LLVM)
+
+
+@contextmanager
+def speaking(language: Language) -> Iterator[None]:
+    """Generate this language's code inside; by itself it is LLVM's."""
+    before = _language.set(language)
+    try:
+        yield
+    finally:
+        _language.reset(before)
 
 
 def dtype(e: Expr) -> str:
@@ -55,6 +87,9 @@ def select(condition: Expr, yes: Expr, no: Expr) -> Expr:
 
 def call(name: str, *args: Expr) -> Expr:
     """An LLVM intrinsic whose result has the type of its first argument."""
+    language = _language.get()
+    if language is not LLVM:
+        return tirx.call_pure_extern(dtype(args[0]), language.functions[name], *args)
     return tirx.call_llvm_pure_intrin(vector(dtype(args[0]), lanes(args[0])), name, *args)
 
 
@@ -63,7 +98,7 @@ def fence(product: Expr) -> Expr:
 
     TVM lets LLVM contract a * b + c to one instruction of one rounding, in all of its code.
     """
-    return call("llvm.arithmetic.fence", product)
+    return call("llvm.arithmetic.fence", product) if _language.get() is LLVM else product
 
 
 def round_even(e: Expr) -> Expr:
@@ -84,6 +119,11 @@ def nearest(e: Expr) -> Expr:
 def larger(a: Expr, b: Expr) -> Expr:
     """The larger of two numbers; the first where they are equal, or where the second is NaN."""
     return select(splat(b, lanes(a)) > a, b, a)
+
+
+def smaller(a: Expr, b: Expr) -> Expr:
+    """The smaller of two numbers; the first where they are equal, or where the second is NaN."""
+    return select(splat(b, lanes(a)) < a, b, a)
 
 
 def maximum(a: Expr, b: Expr) -> Expr:
@@ -147,7 +187,7 @@ def keep(e: Expr) -> Expr:
         return e
     count = lanes(e)
     place = ramp(const(0, "int32"), 1, count)
-    buffer = tb.alloc_buffer((count,), dtype(e), scope="global")
+    buffer = tb.alloc_buffer((count,), dtype(e), scope=_language.get().registers)
     tb.buffer_store(buffer, e, [place])
     return buffer[place]
 

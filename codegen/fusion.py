@@ -49,13 +49,16 @@ _NEAR = 1 << 17  # bytes that stay in a core's second cache beside others
 _QUANTIZERS = 4  # in a kernel, which has a small table of scalars
 
 
-def form(gm: GraphModule) -> list[Group]:
+def form(gm: GraphModule, *, pools: bool = True) -> list[Group]:
     """Cut the graph into groups, in the order in which they can run. Views (flatten) are none.
+
+    Args:
+        pools: whether one kernel may compute a contraction and the pooling of its rows.
 
     Raises:
         QCompileError: an op that no kernel computes.
     """
-    forming = _Forming()
+    forming = _Forming(pools)
     for node in gm.graph.nodes:
         if node.op == "call_function" and node not in forming.of and node.target is not FLATTEN:
             forming.start(node)
@@ -83,7 +86,8 @@ class _Forming:
         of: the group of each node that has one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, pools: bool) -> None:
+        self._pools = pools
         self.groups: list[_Growing] = []
         self.of: dict[Node, _Growing] = {}
 
@@ -123,7 +127,7 @@ class _Forming:
     def _joins(self, group: _Growing, user: Node) -> bool:
         if user.op != "call_function":
             return False
-        if _pools_rows(group, user):
+        if self._pools and _pools_rows(group, user):
             return True
         if user.target is BITPACK:
             return _fills_words(group.anchor)

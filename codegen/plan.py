@@ -65,6 +65,37 @@ def plan(gm: GraphModule, groups: Sequence[Group]) -> Plan:
     Raises:
         QCompileError: the network returns something that it does not compute.
     """
+    places, copies = _outside(gm)
+    inner = {node: span for node, span in _spans(groups).items() if node not in places}
+    offsets, size = _offsets({n: (sample_bytes(n), span) for n, span in inner.items()})
+    # Weights are read once for all of them: more are worth it where there are more weights. Not where
+    # one fills the cache: then others drive its values out, and weights are fetched ahead anyway.
+    budget = max(_CACHED, sum(tensor.nbytes for tensor in gm.buffers()))
+    samples = 1 if size > _FULL else max(1, min(_MOST, budget // max(1, size)))
+    offsets, size = _offsets({n: (samples * sample_bytes(n), s) for n, s in inner.items()})
+    places |= {n: Place("workspace", at, sample_bytes(n)) for n, at in offsets.items()}
+    return Plan(places, copies, size, samples)
+
+
+def plan_by_sample(gm: GraphModule, groups: Sequence[Group], alignment: int) -> Plan:
+    """Place every value of one sample; where n samples are run, all offsets and sizes are n times that.
+
+    Args:
+        alignment: of each place, in bytes.
+
+    Raises:
+        QCompileError: the network returns something that it does not compute.
+    """
+    places, copies = _outside(gm)
+    inner = {node: span for node, span in _spans(groups).items() if node not in places}
+    sizes = {n: (sample_bytes(n), span) for n, span in inner.items()}
+    offsets, size = _offsets(sizes, alignment)
+    places |= {n: Place("workspace", at, sample_bytes(n)) for n, at in offsets.items()}
+    return Plan(places, copies, size, 1)
+
+
+def _outside(gm: GraphModule) -> tuple[dict[Node, Place], tuple[tuple[Node, int], ...]]:
+    """The places of inputs and outputs; and outputs that are memory of another value."""
     places = {
         node: Place("input", i, sample_bytes(node))
         for i, node in enumerate(gm.graph.find_nodes(op="placeholder"))
@@ -76,15 +107,7 @@ def plan(gm: GraphModule, groups: Sequence[Group]) -> Plan:
             copies.append((source, i))
         else:
             places[source] = Place("output", i, sample_bytes(source))
-    inner = {node: span for node, span in _spans(groups).items() if node not in places}
-    offsets, size = _offsets({n: (sample_bytes(n), span) for n, span in inner.items()})
-    # Weights are read once for all of them: more are worth it where there are more weights. Not where
-    # one fills the cache: then others drive its values out, and weights are fetched ahead anyway.
-    budget = max(_CACHED, sum(tensor.nbytes for tensor in gm.buffers()))
-    samples = 1 if size > _FULL else max(1, min(_MOST, budget // max(1, size)))
-    offsets, size = _offsets({n: (samples * sample_bytes(n), s) for n, s in inner.items()})
-    places |= {n: Place("workspace", at, sample_bytes(n)) for n, at in offsets.items()}
-    return Plan(places, tuple(copies), size, samples)
+    return places, tuple(copies)
 
 
 def returned(gm: GraphModule) -> list[Node]:
@@ -121,7 +144,9 @@ def _spans(groups: Sequence[Group]) -> dict[Node, tuple[int, int]]:
     return spans
 
 
-def _offsets(values: Mapping[Node, tuple[int, tuple[int, int]]]) -> tuple[dict[Node, int], int]:
+def _offsets(
+    values: Mapping[Node, tuple[int, tuple[int, int]]], alignment: int = ALIGNMENT
+) -> tuple[dict[Node, int], int]:
     """The first byte of each value, the largest placed first; and how many bytes that makes.
 
     Two values may share bytes if one is read for the last time before the other is written.
@@ -134,7 +159,7 @@ def _offsets(values: Mapping[Node, tuple[int, tuple[int, int]]]) -> tuple[dict[N
             alive = begin <= last and first <= until
             if alive and start < at + size:
                 at = max(at, end)
-        end = at + -(-size // ALIGNMENT) * ALIGNMENT
+        end = at + -(-size // alignment) * alignment
         placed.append((at, end, (first, last)))
         offsets[node] = at
     return offsets, max((end for _, end, _ in placed), default=0)

@@ -257,10 +257,7 @@ class Writer:
         with IRBuilder() as ib, tb.prim_func(s_tir=True):
             tb.func_name("kernel")
             schedule(self)
-        if self._scalar_table is not None:
-            table = torch.zeros(_SCALARS)
-            table[: len(self._scalars)] = torch.tensor(list(self._scalars), dtype=torch.float32)
-            self._constants["scalars"] = (self._scalar_table, constant_from(table))
+        self._keep_scalars()
         constants = list(self._constants.values())
         order = [parameters[node] for node in group.inputs]
         order += [parameter for parameter, _ in constants]
@@ -268,6 +265,13 @@ class Writer:
         function = function_of(order, self._counts, ib.get().body)
         values = tuple(constant for _, constant in constants)
         return Kernel(function, values, self.work, self._weights)
+
+    def _keep_scalars(self) -> None:
+        """Make a constant of the table of scalars, if there is one: all of them are known now."""
+        if self._scalar_table is not None:
+            table = torch.zeros(_SCALARS)
+            table[: len(self._scalars)] = torch.tensor(list(self._scalars), dtype=torch.float32)
+            self._constants["scalars"] = (self._scalar_table, constant_from(table))
 
 
 class Parameter:

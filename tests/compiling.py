@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 
-from qcompile.codegen.build import Built, Choose, build, by_default
+from qcompile.codegen.build import Choose, build, by_default
+from qcompile.codegen.built import Built
 from qcompile.codegen.groups import Group
 from qcompile.codegen.machine import Machine
 from qcompile.codegen.schedules.tile import Choice

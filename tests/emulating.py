@@ -22,7 +22,7 @@ from compiling import Run
 from torch import Tensor
 from torch.fx import GraphModule
 
-from qcompile.codegen.build import Built
+from qcompile.codegen.built import Built
 from qcompile.constants import expanded
 
 _SOURCE = Path(__file__).parent / "codegen" / "run_library.c"

@@ -17,7 +17,8 @@ from compiling import Case
 from torch import Tensor
 from torch.fx import GraphModule
 
-from qcompile.codegen.build import Built, build
+from qcompile.codegen.build import build
+from qcompile.codegen.built import Built
 from qcompile.codegen.entry import KERNEL_FROM, REST_FROM
 from qcompile.constants import expanded
 from qcompile.ir.target import Target

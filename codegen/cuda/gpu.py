@@ -1,0 +1,36 @@
+"""The GPUs that a CUDA program is for, as schedules and compilers see them."""
+
+from __future__ import annotations
+
+from qcompile.codegen.cuda.source import cuda_target
+from qcompile.codegen.machine import Machine
+from qcompile.ir.target import Target
+
+FAMILY = "cuda"
+# Turing, Ampere (data centre, consumer), Ada, Hopper, Blackwell (data centre, consumer): machine code
+# runs on later minor versions of its major version. Code that a driver compiles for what is between
+# and after them.
+ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
+PTX = 100
+_REGISTERS = 255  # of a thread
+
+
+def gpu_of(target: Target) -> Machine:
+    """A GPU as a Machine: one lane, since each element has its thread."""
+    return Machine(
+        target=cuda_target(),
+        family=FAMILY,
+        arch=target.arch or FAMILY,
+        features=(),
+        lanes=1,
+        registers=_REGISTERS,
+        dot="single",
+    )
+
+
+def architectures_of(target: Target) -> tuple[tuple[int, ...], int]:
+    """The architectures that machine code is compiled for, and the one of the PTX."""
+    if target.arch is None:
+        return ARCHITECTURES, PTX
+    number = int(target.arch.removeprefix("sm_"))
+    return (number,), number
