@@ -1,5 +1,7 @@
 """The file of a program: a zip archive of `program.json`, the constants, a library for each variant.
 
+A variant for GPUs has a fatbin, which may be empty, and its CUDA source.
+
 The same libraries, constants and info always give the same bytes, so the size of the file is known before it
 is written.
 """
@@ -19,22 +21,25 @@ from typing import Any
 
 from qcompile.constants import Bytes, Constant, ConstantError, expanded
 from qcompile.errors import QCompileError
-from qcompile.program_constants import Arrays, Placed, gathered
-from qcompile.program_info import (
-    InfoError,
-    ProgramInfo,
-    Variant,
-    dataclass_from_json,
-    from_json,
-    to_json,
+from qcompile.program_constants import gathered
+from qcompile.program_contents import (
+    CONSTANTS,
+    PARTS,
+    Contents,
+    Library,
+    contents_from_json,
+    library_name,
+    library_of,
+    source_name,
+    source_of,
 )
+from qcompile.program_info import CUDA, InfoError, ProgramInfo, Variant, from_json, to_json
 
 FORMAT = "qcompile program"
-VERSION = 4
+VERSION = 5
 SUFFIX = ".qcp"
 
 _JSON = "program.json"
-_CONSTANTS = "constants"
 _START = b"PK\x03\x04"
 _END = b"PK\x05\x06"  # the last record of an archive without a comment, 22 bytes
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest that zip knows
@@ -57,40 +62,11 @@ _ZIP_ERRORS = (
 
 
 @dataclass(frozen=True)
-class _Library:
-    """A library in the archive, and what program.json says of it.
-
-    Attributes:
-        memory: bytes of its constants, as it reads them.
-    """
-
-    name: str
-    size: int
-    sha256: str
-    memory: int
-    constants: tuple[Placed, ...]
-
-
-@dataclass(frozen=True)
-class _Contents:
-    """What program.json says of the other members, in their order: the constants, the libraries."""
-
-    constants: Arrays
-    libraries: tuple[_Library, ...]
-
-    @property
-    def members(self) -> list[tuple[str, int, str]]:
-        """Names, sizes, SHA-256 of what they hold."""
-        one = (_CONSTANTS, self.constants.size, self.constants.sha256)
-        return [one, *((m.name, m.size, m.sha256) for m in self.libraries)]
-
-
-@dataclass(frozen=True)
 class Sizes:
     """Bytes of a program's file.
 
     Attributes:
-        code: of each library, as it is packed.
+        code: of each variant's library and source, as they are packed.
         constants: as they are packed.
         rest: `program.json`, and the archive's own.
     """
@@ -113,16 +89,29 @@ class Archive:
     info: ProgramInfo
     data: bytes = field(repr=False)
     where: str | None
-    _contents: _Contents = field(repr=False)
+    _contents: Contents = field(repr=False)
 
     def library(self, variant: Variant) -> bytes:
         """The shared object of one of the info's variants; the others stay packed.
+
+        Of a variant for GPUs it is a fatbin, or empty where the file holds its source alone.
 
         Raises:
             QCompileError: it is not the one that was saved.
         """
         library = self._library(variant)
         return self._member(library.name, library.sha256)
+
+    def source(self, variant: Variant) -> str:
+        """The CUDA source of a variant for GPUs, "" of any other.
+
+        Raises:
+            QCompileError: it is not the one that was saved.
+        """
+        for one in self._contents.sources:
+            if one.name == source_name(variant):
+                return self._text(self._member(one.name, one.sha256), one.name)
+        return ""
 
     def constants(self, variant: Variant) -> tuple[Constant, ...]:
         """What one of the libraries reads.
@@ -131,11 +120,11 @@ class Archive:
             QCompileError: the constants are not those that were saved.
         """
         arrays = self._contents.constants
-        data = self._member(_CONSTANTS, arrays.sha256)
+        data = self._member(CONSTANTS, arrays.sha256)
         try:
             return arrays.restored(data, self._library(variant).constants)
         except ConstantError as error:
-            what = f"{_CONSTANTS} is damaged ({error})"
+            what = f"{CONSTANTS} is damaged ({error})"
             raise QCompileError(what, where=self.where, hint=_AGAIN) from error
 
     def memory(self, variant: Variant) -> Bytes:
@@ -150,12 +139,22 @@ class Archive:
     def sizes(self) -> Sizes:
         """What takes how many bytes of the file; the variants' code in their order."""
         with _opened(self.data, self.where) as archive:
-            constants, *code = (
-                archive.getinfo(name).compress_size for name, _, _ in self._contents.members
-            )
-        return Sizes(tuple(code), constants, len(self.data) - constants - sum(code))
+            packed = {entry.filename: entry.compress_size for entry in archive.infolist()}
+        code = tuple(
+            sum(packed.get(name, 0) for name in (library_name(v), source_name(v)))
+            for v in self.info.variants
+        )
+        constants = packed[CONSTANTS]
+        return Sizes(code, constants, len(self.data) - constants - sum(code))
 
-    def _library(self, variant: Variant) -> _Library:
+    def _text(self, data: bytes, name: str) -> str:
+        try:
+            return data.decode()
+        except UnicodeDecodeError as error:
+            what = f"{name} is damaged ({error})"
+            raise QCompileError(what, where=self.where, hint=_AGAIN) from error
+
+    def _library(self, variant: Variant) -> Library:
         return self._contents.libraries[self.info.variants.index(variant)]
 
     def _member(self, name: str, sha256: str) -> bytes:
@@ -171,29 +170,31 @@ def pack(
     info: ProgramInfo,
     libraries: Sequence[bytes],
     constants: Sequence[Sequence[Constant]] | None = None,
+    sources: Sequence[str] | None = None,
 ) -> Archive:
     """The file of a program.
 
     Args:
         libraries: one for each variant of its info, in their order.
         constants: what each of them reads; None means nothing.
+        sources: the CUDA source of each variant for GPUs, "" of any other; None where none is.
     """
     arrays, data, placed = gathered(constants or [()] * len(libraries))
     members = tuple(
-        _Library(
-            _member_name(variant),
-            len(library),
-            hashlib.sha256(library).hexdigest(),
-            arrays.memory(own),
-            own,
-        )
+        library_of(variant, library, arrays, own)
         for variant, library, own in zip(info.variants, libraries, placed, strict=True)
     )
-    contents = _Contents(arrays, members)
+    texts = [
+        (variant, source.encode())
+        for variant, source in zip(info.variants, sources or [""] * len(libraries), strict=True)
+        if variant.machine == CUDA
+    ]
+    contents = Contents(arrays, members, tuple(source_of(*one) for one in texts))
     body = {"info": to_json(info), **asdict(contents)}
     head = {"format": FORMAT, "version": VERSION, "sha256": _digest(body), **body}
-    parts = [(_JSON, _json(head)), (_CONSTANTS, data)]
+    parts = [(_JSON, _json(head)), (CONSTANTS, data)]
     parts += [(m.name, library) for m, library in zip(members, libraries, strict=True)]
+    parts += [(source_name(variant), text) for variant, text in texts]
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, data in parts:
@@ -204,10 +205,6 @@ def pack(
             how = zipfile.ZIP_DEFLATED if smaller else zipfile.ZIP_STORED
             archive.writestr(entry, data, how, _LEVEL)
     return Archive(info, buffer.getvalue(), None, contents)
-
-
-def _member_name(variant: Variant) -> str:
-    return f"{variant.arch}.so"
 
 
 def _json(value: Any) -> bytes:
@@ -255,7 +252,7 @@ def _opened(data: bytes, where: str | None) -> Iterator[zipfile.ZipFile]:
         raise QCompileError(what, where=where, hint=_AGAIN) from error
 
 
-def _read(archive: zipfile.ZipFile, where: str) -> tuple[ProgramInfo, _Contents]:
+def _read(archive: zipfile.ZipFile, where: str) -> tuple[ProgramInfo, Contents]:
     entries = archive.infolist()
     names = [entry.filename for entry in entries]
     if names.count(_JSON) != 1:
@@ -281,22 +278,12 @@ def _read(archive: zipfile.ZipFile, where: str) -> tuple[ProgramInfo, _Contents]
     return info, contents
 
 
-def _body(head: dict[str, Any]) -> tuple[ProgramInfo, _Contents]:
-    body = {name: head[name] for name in ("info", "constants", "libraries")}
+def _body(head: dict[str, Any]) -> tuple[ProgramInfo, Contents]:
+    body = {name: head[name] for name in ("info", *PARTS)}
     if head["sha256"] != _digest(body):
         raise InfoError("its SHA-256 differs")
     info = from_json(head["info"])
-    parts = {name: head[name] for name in ("constants", "libraries")}
-    contents = dataclass_from_json(_Contents, parts, "file")
-    libraries = contents.libraries
-    if [library.name for library in libraries] != [_member_name(v) for v in info.variants]:
-        raise InfoError("its libraries are not those of its variants")
-    contents.constants.check()
-    for library in libraries:
-        size = contents.constants.memory(library.constants)
-        if size != library.memory:
-            raise InfoError(f"{library.name} has {size} bytes of constants, not {library.memory}")
-    return info, contents
+    return info, contents_from_json(head, info.variants)
 
 
 def _check_size(entry: zipfile.ZipInfo, limit: int, where: str) -> None:

@@ -184,7 +184,9 @@ def with_body(data: bytes = DATA, **change: Any) -> bytes:
     """The same by somebody who knows how: the digest of program.json fits."""
     with zipfile.ZipFile(io.BytesIO(GOOD)) as file:
         head = json.loads(file.read("program.json"))
-    body = {name: {**head, **change}[name] for name in ("info", "constants", "libraries")}
+    body = {
+        name: {**head, **change}[name] for name in ("info", "constants", "libraries", "sources")
+    }
     text = json.dumps(body, sort_keys=True, indent=1, ensure_ascii=False)
     digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
     return with_head(data, **body, sha256=digest)
@@ -218,6 +220,7 @@ LIBRARY = {
     "memory": 0,
     "constants": [],
 }
+SOURCE = {"name": "generic.cu", "size": 0, "sha256": hashlib.sha256(b"").hexdigest()}
 
 
 @pytest.mark.parametrize(
@@ -240,8 +243,8 @@ LIBRARY = {
         (archive(program_json=b"\xff"), "program.json is damaged ("),
         (archive(program_json=b"[]"), "this is no qcompile program"),
         (archive(program_json=b'{"format": "other"}'), "this is no qcompile program"),
-        (with_head(version=5), "the file has format version 5, this qcompile reads 4"),
-        (with_head(version=3), "the file has format version 3, this qcompile reads 4"),
+        (with_head(version=6), "the file has format version 6, this qcompile reads 5"),
+        (with_head(version=4), "the file has format version 4, this qcompile reads 5"),
         (with_head(version="1"), "program.json is damaged (version '1')"),
         (with_head(version=True), "program.json is damaged (version True)"),
         (with_head(info={}), "program.json is damaged (its SHA-256 differs)"),
@@ -252,6 +255,8 @@ LIBRARY = {
         (with_body(libraries=7), "program.json is damaged ("),
         (with_body(libraries=[7]), "program.json is damaged ("),
         (with_body(libraries=[{**LIBRARY, "name": "a.so"}]), "are not those of its variants"),
+        (with_body(sources=7), "damaged (file.sources is no list)"),
+        (with_body(sources=[SOURCE]), "damaged (its sources are not those of its variants)"),
         (with_body(libraries=[{**LIBRARY, "size": 5}]), "generic.so is not the one that was saved"),
         (with_body(libraries=[{**LIBRARY, "sha256": "0" * 64}]), "saved: its SHA-256 differs"),
         (with_body(libraries=[{**LIBRARY, "colour": 1}]), r"has the unknown field 'colour'"),
