@@ -6,7 +6,12 @@ from collections.abc import Callable
 
 from torch.fx import GraphModule
 
+from qcompile.codegen.cuda.moves import cat
 from qcompile.codegen.cuda.pointwise import pointwise
+from qcompile.codegen.cuda.reduction import reduction
+from qcompile.codegen.cuda.sample_range import sample_range
+from qcompile.codegen.cuda.softmax import softmax
+from qcompile.codegen.cuda.window import window
 from qcompile.codegen.cuda.writer import CudaKernel, CudaWriter
 from qcompile.codegen.groups import BITPACK, Group
 from qcompile.codegen.machine import Machine
@@ -20,7 +25,14 @@ def _pointwise(w: CudaWriter) -> CudaKernel | None:
     return pointwise(w) if applies else None
 
 
-RULES: tuple[Callable[[CudaWriter], CudaKernel | None], ...] = (_pointwise,)
+RULES: tuple[Callable[[CudaWriter], CudaKernel | None], ...] = (
+    window,
+    reduction,
+    sample_range,
+    softmax,
+    cat,
+    _pointwise,
+)
 
 
 def kernel_of(gm: GraphModule, group: Group, machine: Machine) -> CudaKernel:

@@ -70,3 +70,33 @@ def reduction_of(w: Writer) -> Reduction:
         return Reduction(source, chosen, sizes, keeps, -math.inf, e.maximum, lambda value: value)
     count = e.const(math.prod(sizes[d - 1] for d in chosen), "float32")
     return Reduction(source, chosen, sizes, keeps, 0.0, add, lambda value: value / count)
+
+
+@dataclass(frozen=True)
+class Softmax:
+    """softmax or log_softmax.
+
+    Attributes:
+        dim: along which, above 0.
+        logarithm: whether the logarithm of it is meant.
+    """
+
+    source: Node
+    dim: int
+    logarithm: bool
+
+
+def softmax_of(w: Writer) -> Softmax:
+    """Read a group's softmax.
+
+    Raises:
+        QCompileError: it is over the batch, or gives another dtype.
+    """
+    node = w.group.anchor
+    source, dim, dtype = arguments(node)
+    dim %= w.layout(node).rank
+    if dim == 0 or dtype not in (None, torch.float32):
+        raise QCompileError(
+            f"{node.target} over the batch, or to another dtype, is not compiled", where=where(node)
+        )
+    return Softmax(source, dim, node.target is _aten.log_softmax.int)

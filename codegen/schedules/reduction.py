@@ -11,21 +11,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import torch
 from tvm.tirx.script import builder as tb
 
 from qcompile.codegen import expr as e
 from qcompile.codegen.expr import Expr
-from qcompile.codegen.groups import arguments
-from qcompile.codegen.kernels.reduction import Reduction, add
+from qcompile.codegen.kernels.reduction import Reduction, add, softmax_of
 from qcompile.codegen.layout import Layout
 from qcompile.codegen.math import exp, log
 from qcompile.codegen.schedules.loops import CHUNK, each_chunk, each_task, split
 from qcompile.codegen.writer import Point, Writer
-from qcompile.errors import QCompileError
-from qcompile.ir.graph import where
 
-_aten = torch.ops.aten
 Take = Callable[[Expr, Expr], Expr]
 
 
@@ -121,15 +116,8 @@ def _gathered(w: Writer, r: Reduction, n: Expr, at: list[Any], lanes: int) -> Ex
 
 def softmax(w: Writer) -> None:
     """softmax and log_softmax: the maximum, then the sum of exponentials, then the result."""
-    node = w.group.anchor
-    source, dim, dtype = arguments(node)
-    layout = w.layout(node)
-    dim %= layout.rank
-    if dim == 0 or dtype not in (None, torch.float32):
-        raise QCompileError(
-            f"{node.target} over the batch, or to another dtype, is not compiled", where=where(node)
-        )
-    logarithm = node.target is _aten.log_softmax.int
+    s, layout = softmax_of(w), w.layout(w.group.anchor)
+    source, dim, logarithm = s.source, s.dim, s.logarithm
     free = [s for d, s in enumerate(layout.spatial) if d != dim - 2]
 
     def one(point: Point, each: Callable[[Callable[[Point], None]], None], joined: bool) -> None:

@@ -18,11 +18,6 @@ from qcompile.codegen.writer import Point, Writer
 _WIDE = 4 * CHUNK  # elements at once: comparisons wait for one another for some cycles
 
 
-def _smaller(a: Expr, b: Expr) -> Expr:
-    """The smaller of two numbers; the first where they are equal, or where the second is NaN."""
-    return e.select(b < a, b, a)
-
-
 def schedule(w: Writer) -> None:
     """Write a dynamic_qparams, one task a sample. The kernel sees samples as flat."""
     source, bits = arguments(w.group.anchor)
@@ -31,7 +26,7 @@ def schedule(w: Writer) -> None:
 
     def task(n: Expr) -> None:
         # They begin at 0, which the range shall hold: no comparison with NaN or a zero changes it.
-        low, high = Running(lanes, 0.0, _smaller), Running(lanes, 0.0, e.larger)
+        low, high = Running(lanes, 0.0, e.smaller), Running(lanes, 0.0, e.larger)
 
         def take(first: Expr, count: int) -> None:
             x = e.keep(w.read(source, Point(n, (), first, count)))
