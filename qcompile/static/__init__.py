@@ -1,0 +1,1 @@
+"""What can be said of CUDA machine code without running it."""
