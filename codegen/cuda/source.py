@@ -16,9 +16,9 @@ from tvm import tirx
 from tvm.ir import GlobalVar
 
 _DEVICE = Path(__file__).parent / "device"
-# Types as TVM spells them.
+# Types and numbers as TVM spells them; all compilers but NVRTC know the integers of <stdint.h>.
 _TYPES = """\
-#ifndef QC_EMULATED
+#ifdef __CUDACC_RTC__
 typedef signed char int8_t;
 typedef unsigned char uint8_t;
 typedef short int16_t;
@@ -31,6 +31,8 @@ typedef unsigned long long uint64_t;
 #define uint unsigned int
 #define uchar unsigned char
 #define ushort unsigned short
+#define CUDART_INF_F __int_as_float(0x7f800000)
+#define CUDART_NAN_F __int_as_float(0x7fffffff)
 """
 _KERNEL = 'extern "C" __global__'
 _DEVICE_CALL = 2  # TVM's number of the convention by which a host launches a function
