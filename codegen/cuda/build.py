@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from qcompile.codegen.cuda.nvcc import fatbin, find_nvcc
 from torch.fx import GraphModule, Node
 from tvm.ir import GlobalVar
 from tvm_ffi import StructuralKey
@@ -20,6 +19,7 @@ from tvm_ffi import StructuralKey
 from qcompile.codegen.built import Built, KernelInfo, kernel_info, layouts_of, value_of
 from qcompile.codegen.constants import Constants
 from qcompile.codegen.cuda.gpu import FAMILY, architectures_of, gpu_of
+from qcompile.codegen.cuda.nvcc import fatbin, find_nvcc
 from qcompile.codegen.cuda.pointwise import copy
 from qcompile.codegen.cuda.rules import kernel_of
 from qcompile.codegen.cuda.source import source_of
@@ -43,6 +43,20 @@ def build(gm: GraphModule, target: Target) -> Built:
     Raises:
         QCompileError: an op or a shape has no kernel, or nvcc does not compile the source.
     """
+    built = generate(gm, target)
+    if find_nvcc() is None:
+        return built
+    exact, ptx = architectures_of(target)
+    features = (*(f"sm_{number}" for number in exact), f"compute_{ptx}")
+    return replace(built, library=fatbin(built.source, exact, ptx), features=features)
+
+
+def generate(gm: GraphModule, target: Target) -> Built:
+    """Everything but machine code.
+
+    Raises:
+        QCompileError: an op or a shape has no kernel.
+    """
     gpu = gpu_of(target)
     groups = form(gm, pools=False)
     placed = plan_by_sample(gm, groups, PLACE)
@@ -60,21 +74,18 @@ def build(gm: GraphModule, target: Target) -> Built:
         place = placed.place(node)
         program.add("copy", copy(layout_of(node)), [place], [Place("output", number, place.size)])
         program.kernels.append(KernelInfo(program.name, (), "", "copy", (node.name,), ()))
-    source = source_of(program.module)
-    exact, ptx = architectures_of(target)
-    compiled = find_nvcc() is not None
     return Built(
-        library=fatbin(source, exact, ptx) if compiled else b"",
+        library=b"",
         constants=tuple(program.constants.all),
         kernels=tuple(program.kernels),
         family=FAMILY,
         arch=gpu.arch,
-        features=(*(f"sm_{a}" for a in exact), f"compute_{ptx}") if compiled else (),
+        features=(),
         layouts=layouts_of(gm),
         outputs=tuple(value_of(n) for n in returned(gm)),
         workspace=program.workspace,
         samples=_samples(gm, program.launches, program.workspace),
-        source=source,
+        source=source_of(program.module),
         launches=tuple(program.launches),
     )
 
