@@ -69,7 +69,8 @@ def build_program(
         notes=notes,
         versions=_versions(),
     )
-    return Program(pack(info, [b.library for b in made], [b.constants for b in made]))
+    libraries, sources = [b.library for b in made], [b.source for b in made]
+    return Program(pack(info, libraries, [b.constants for b in made], sources))
 
 
 def _variant(built: Built) -> Variant:
@@ -77,8 +78,15 @@ def _variant(built: Built) -> Variant:
     for k in built.kernels:
         results = tuple(StoredInfo(s.node, s.size, s.output, s.offset) for s in k.results)
         kernels.append(KernelInfo(k.name, k.nodes, k.layer, k.kind, results, k.tuned, k.method))
-    features, workspace = tuple(built.features), built.workspace
-    return Variant(built.family, built.arch, features, tuple(kernels), workspace, built.samples)
+    return Variant(
+        built.family,
+        built.arch,
+        tuple(built.features),
+        tuple(kernels),
+        built.workspace,
+        built.samples,
+        built.launches,
+    )
 
 
 def _versions() -> dict[str, str]:
