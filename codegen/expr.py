@@ -66,6 +66,14 @@ def const(value: float, element: str) -> Expr:
     return tirx.const(value, element)
 
 
+def number(value: float) -> Expr:
+    """A float32 that the network has as a number, for arithmetic with whatever it is given.
+
+    TVM takes x * 0 for 0 and x + 0 for x; NaN, infinities and -0 say otherwise.
+    """
+    return const(value, "float32") if value else _stored(const(value, "float32"))
+
+
 def splat(e: Expr, count: int) -> Expr:
     """The scalar in each of `count` lanes; a vector passes through."""
     return e if count == 1 or lanes(e) == count else tirx.Broadcast(e, count)
@@ -183,8 +191,10 @@ def keep(e: Expr) -> Expr:
     It goes through a buffer, which becomes a register. TVM looks through variables: after a chain of
     n clamps, each of which reads its argument twice, it would work on an expression of 4^n terms.
     """
-    if isinstance(e, tirx.FloatImm):
-        return e
+    return e if isinstance(e, tirx.FloatImm) else _stored(e)
+
+
+def _stored(e: Expr) -> Expr:
     count = lanes(e)
     place = ramp(const(0, "int32"), 1, count)
     buffer = tb.alloc_buffer((count,), dtype(e), scope=_language.get().registers)

@@ -184,7 +184,7 @@ class Writer:
     def read(self, value: Any, p: Point) -> Expr:
         """A node of the group, an operand, a constant or a number, at a point."""
         if isinstance(value, (int, float)):
-            return e.const(float(value), "float32")
+            return e.number(float(value))
         if value.op == "get_attr":
             return self._broadcast(value, p)
         if value not in self.group.nodes:

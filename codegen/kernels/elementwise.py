@@ -113,7 +113,7 @@ def _leaky(x: Expr, slope: Expr) -> Expr:
 
 def _leaky_relu(w: Writer, node: Node, p: Point) -> Expr:
     x, slope = arguments(node)
-    return _leaky(w.read(x, p), e.const(slope, "float32"))
+    return _leaky(w.read(x, p), w.read(slope, p))
 
 
 def _prelu(w: Writer, node: Node, p: Point) -> Expr:

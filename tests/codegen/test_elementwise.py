@@ -144,6 +144,21 @@ def test_nan_gives_minus_one_as_a_sign_and_stays_nan_in_floats() -> None:
     check([Case(function, [(40,)], name="nan")])
 
 
+def test_a_number_of_0_takes_no_shortcut() -> None:
+    """Infinity times 0 is NaN, and -0 + 0 is +0; of single elements too, which are no vectors."""
+
+    def function(x: Tensor) -> Any:
+        infinite = aten.div.Tensor(aten.add.Scalar(aten.abs.default(x), 1.0), 0.0)
+        minus_zero = aten.neg.default(aten.relu.default(aten.neg.default(aten.abs.default(x))))
+        return (
+            aten.mul.Scalar(infinite, 0.0),
+            aten.leaky_relu.default(aten.neg.default(infinite), 0.0),
+            aten.div.Tensor(infinite, aten.add.Scalar(minus_zero, 0.0)),
+        )
+
+    check([Case(function, [(1,)], name="scalar"), Case(function, [(40, 3)], name="vectors")])
+
+
 def test_two_operands_and_constants() -> None:
     def op(kind: Any) -> Callable[..., Any]:
         def function(x: Tensor, y: Tensor) -> Any:
