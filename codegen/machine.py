@@ -110,6 +110,11 @@ class Machine:
         """Whether it multiplies and adds in one instruction, of one rounding."""
         return self.family != "x86_64" or "fma" in self.features
 
+    @property
+    def multiplies_integers(self) -> bool:
+        """Whether products of 32-bit integers cost no more than those of floats, as on GPUs."""
+        return self.family == "cuda"
+
 
 def machine_of(target: Target) -> Machine:
     """Describe the processor of a target; no name means this machine's.

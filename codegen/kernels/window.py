@@ -156,8 +156,8 @@ def is_depthwise(w: Writer) -> bool:
 def _depthwise(w: Writer, node: Node) -> Window:
     """A convolution of each channel by itself.
 
-    Processors multiply floats faster than integers of 32 bits; as long as no sum reaches 2^24,
-    float32 holds each of them exactly.
+    CPUs multiply floats faster than integers of 32 bits; as long as no sum reaches 2^24, float32
+    holds each of them exactly.
     """
     integer = node.target is _dialect.conv.default
     # Tables and planes lay weights out for sums over channels, of which there are none here.
@@ -166,7 +166,8 @@ def _depthwise(w: Writer, node: Node) -> Window:
     largest = (
         512 * c.weight.flatten(1).double().abs().sum(1).amax()
     )  # centred bytes are within 256, as is pad
-    element = "float32" if not integer or largest < FLOAT32_EXACT else "int32"
+    exact = largest < FLOAT32_EXACT and not w.machine.multiplies_integers
+    element = "float32" if exact or not integer else "int32"
     weight = w.weights(
         constant_from(c.weight).reshape(c.groups, -1).permute(1, 0).cast(element)  # [taps, C]
     )
