@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
@@ -19,11 +20,24 @@ from qcompile.ir.target import Target, Targets, described
 from qcompile.palettes import stored
 from qcompile.program import Program
 from qcompile.program_file import pack
-from qcompile.program_info import KernelInfo, LayerInfo, ProgramInfo, StoredInfo, ValueInfo, Variant
+from qcompile.program_info import (
+    CUDA,
+    KernelInfo,
+    LayerInfo,
+    ProgramInfo,
+    StoredInfo,
+    ValueInfo,
+    Variant,
+)
 
 if TYPE_CHECKING:
     from qcompile.steps import Step
 
+_SOURCE_ALONE = (
+    "There is no nvcc here, so the file holds CUDA source alone, and NVRTC compiles it where the "
+    "program is loaded: pip install nvidia-cuda-nvrtc on that machine. Or install nvcc here "
+    '(pip install "qcompile[cuda]") and compile again: then the file holds machine code.'
+)
 # What multiplies a layer's weights, the most telling first: a layer may hold float ones as well.
 _PRODUCTS = (
     (dialect.xnor_matmul.default,),
@@ -66,11 +80,17 @@ def build_program(
         returns_tuple=isinstance(_result(lowered), tuple),
         layers=tuple(_layer(lowered, p, made[0]) for p in converted.meta.get("plans", {}).values()),
         fingerprint=fingerprint(converted),
-        notes=notes,
+        notes=(*notes, *_source_notes(made)),
         versions=_versions(),
     )
     libraries, sources = [b.library for b in made], [b.source for b in made]
     return Program(pack(info, libraries, [b.constants for b in made], sources))
+
+
+def _source_notes(made: Sequence[Built]) -> tuple[str, ...]:
+    """What to know of a program whose code for GPUs is source alone."""
+    alone = any(built.family == CUDA and not built.features for built in made)
+    return (_SOURCE_ALONE,) if alone else ()
 
 
 def _variant(built: Built) -> Variant:

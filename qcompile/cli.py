@@ -15,7 +15,7 @@ from rich.text import Text
 import qcompile
 from qcompile import search_verb, sensitivity_verb, verbs
 from qcompile.errors import QCompileError
-from qcompile.options import add_training, at_least, check_threads, overrides, shape
+from qcompile.options import add_training, at_least, check_threads, overrides, shape, targets
 from qcompile.verbs import FAILED, INTERRUPTED, OK, REFUSED, command_parser
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ examples:
   qcompile net.py --method xnor --override 'head.*=8' --override stem=float
   qcompile net.py --weights net.safetensors -o net.qcp --benchmark
   qcompile net.py --target cpu:portable             one file for new and old processors
+  qcompile net.py --target cuda                     for GPUs; verified without one too
   qcompile torchvision.models:resnet18 --input-shape 1,3,224,224
   qcompile net.py --tune                            find the fastest kernels for this machine
   qcompile net.py --kernel int8 --kernel 'layer1.*=lookup'
@@ -112,7 +113,18 @@ def compile_parser() -> argparse.ArgumentParser:
     add("model", metavar="MODEL", help="a Python file, or package.module:name")
     add("--version", action="version", version=f"qcompile {qcompile.__version__}")
     add("-o", "--output", type=Path, metavar="FILE", help="default: MODEL-w1a1.qcp in this folder")
-    add("--target", default="cpu", help="cpu for this machine (default), cpu:haswell, cpu:portable")
+    add(
+        "--target",
+        default="cpu",
+        metavar="LIST",
+        help="cpu for this machine (default), cpu:haswell, cpu:portable, cuda for GPUs, cuda:sm_86, or "
+        "several: cuda,cpu",
+    )
+    add(
+        "--arch",
+        metavar="NAME",
+        help="of the target: --target cuda --arch sm_86 is --target cuda:sm_86",
+    )
 
     add = parser.add_argument_group("how many bits, and by which paper").add_argument
     add(
@@ -196,7 +208,6 @@ def compile_parser() -> argparse.ArgumentParser:
 
 
 def _compile(options: argparse.Namespace, out: Console, err: Console) -> int:
-    from qcompile.ir.target import Target
     from qcompile.job import Job, run
 
     recipe = _recipe(options)
@@ -207,7 +218,7 @@ def _compile(options: argparse.Namespace, out: Console, err: Console) -> int:
         recipe=recipe,
         recipe_file=options.recipe,
         mode_given=options.mode is not None or recipe.mode != "qat",
-        targets=Target.parse_all(options.target),
+        targets=targets(options.target, options.arch),
         output=options.output,
         weights=options.weights,
         save_weights=options.save_weights,

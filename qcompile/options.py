@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qcompile.errors import QCompileError
+from qcompile.ir.target import Target
 from qcompile.quant.overrides import Override, parse
 
 
@@ -78,3 +79,21 @@ def shape(text: str | None) -> tuple[int, ...] | None:
             f"--input-shape {text!r} is no list of sizes", hint="as in --input-shape 1,3,224,224"
         )
     return tuple(map(int, sizes))
+
+
+def targets(text: str, arch: str | None) -> tuple[Target, ...]:
+    """What --target and --arch say.
+
+    Raises:
+        QCompileError: they name no targets, or an architecture twice, or of which target is open.
+    """
+    found = Target.parse_all(text)
+    if arch is None:
+        return found
+    if len(found) > 1 or found[0].arch is not None:
+        what = "several targets" if len(found) > 1 else "one with its architecture"
+        raise QCompileError(
+            f"--arch {arch} is for one target without, and --target {text} is {what}",
+            hint="put them all into --target, as in --target cuda:sm_86,cpu:haswell",
+        )
+    return (Target.parse(f"{found[0].kind}:{arch}"),)

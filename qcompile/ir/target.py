@@ -60,6 +60,11 @@ class Target:
     def is_gpu(self) -> bool:
         return self.kind == "cuda"
 
+    @property
+    def number(self) -> int:
+        """Of a GPU's architecture, 86 for sm_86; 0 of anything else."""
+        return int(self.arch.removeprefix("sm_")) if self.is_gpu and self.arch else 0
+
     @staticmethod
     def parse(text: str | Target) -> Target:
         """Read "cpu", "cpu:haswell", "cpu:portable", "cuda" or "cuda:sm_86"; a Target passes through.

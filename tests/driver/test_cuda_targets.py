@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from qcompile import QCompileError, Recipe, Tuning, cli, kernels
 from qcompile.ir.stages import dialect
 from qcompile.ir.target import Target
 from qcompile.kernels import FOR_GPUS
+from qcompile.options import targets
 from qcompile.tuning_search import check
 
 CONVOLUTIONS = ("2", "4", "6")
@@ -59,6 +61,18 @@ def test_one_graph_serves_both_and_the_reason_is_kept(narrow: GraphModule) -> No
     ]
 
 
+def test_without_nvcc_the_file_holds_source_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
+    program = qcompile.compile(nn.Softmax(1), torch.randn(2, 5), target="cuda:sm_86")
+    assert program.info.target == "cuda:sm_86"
+    [variant] = program.info.variants
+    assert (variant.machine, variant.arch, variant.features) == ("cuda", "sm_86", ())
+    [note] = program.info.notes
+    assert note.startswith("There is no nvcc here, so the file holds CUDA source alone, and NVRTC")
+    assert "pip install nvidia-cuda-nvrtc" in note
+    assert note in str(program.summary())
+
+
 def test_kernels_are_forced_on_processors(narrow: GraphModule) -> None:
     with pytest.raises(QCompileError) as error:
         kernels.lower(narrow, "cuda", "int8")
@@ -78,6 +92,32 @@ def test_tuning_is_for_processors(narrow: GraphModule, tmp_path: Path) -> None:
     assert "--tune" in str(error.value.hint)
     with pytest.raises(QCompileError, match="tuning is for processors"):
         qcompile.compile(narrow, target="cuda", tune=tuning)
+
+
+@pytest.mark.parametrize(
+    ("target", "arch", "expected"),
+    [
+        ("cuda,cpu", None, "cuda,cpu"),
+        ("cuda", "sm_86", "cuda:sm_86"),
+        ("cpu", "haswell", "cpu:haswell"),
+    ],
+)
+def test_the_architecture_may_be_an_option(target: str, arch: str | None, expected: str) -> None:
+    assert targets(target, arch) == Target.parse_all(expected)
+
+
+@pytest.mark.parametrize(
+    ("target", "arch", "what"),
+    [
+        ("cuda,cpu", "sm_86", "--target cuda,cpu is several targets"),
+        ("cuda:sm_80", "sm_86", "--target cuda:sm_80 is one with its architecture"),
+        ("cuda", "sm_52", "too old"),
+        ("cuda", "", "no architecture after the colon"),
+    ],
+)
+def test_an_architecture_without_its_target_is_refused(target: str, arch: str, what: str) -> None:
+    with pytest.raises(QCompileError, match=what):
+        targets(target, arch)
 
 
 @pytest.mark.parametrize(

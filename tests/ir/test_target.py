@@ -92,7 +92,10 @@ def test_only_processors_have_names_of_llvm() -> None:
 
 def test_all_architectures_that_there_are() -> None:
     for number in ARCHITECTURES:
-        assert not processors([Target.parse(f"cuda:sm_{number}")])
+        target = Target.parse(f"cuda:sm_{number}")
+        assert target.number == number
+        assert not processors([target])
+    assert Target("cuda").number == Target("cpu", "haswell").number == 0
 
 
 @pytest.mark.parametrize("arch", ["sm_70", "sm_61", "sm_35"])
