@@ -11,7 +11,7 @@ import pytest
 from qcompile.passes import PASSES
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOMS = ("ir", "quant", "zoo", "passes", "codegen", "cuda", "static")
+ROOMS = ("ir", "quant", "zoo", "passes", "codegen", "cuda", "static", "emulator")
 # Beside itself and what is for ALL, a room may import these; the driver, all.
 ALL = ("constants", "cpuinfo", "errors", "nvidia")
 MAY_IMPORT = {
@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "codegen": {"ir", "cuda"},
     "cuda": set(),
     "static": set(),
+    "emulator": set(),
     "driver": {*ROOMS, "driver"},
 }
 TVM_ROOM = "codegen"
@@ -135,8 +136,9 @@ def test_the_runtime_loads_neither_torch_nor_the_compiler() -> None:
         assert {room_of(n) for n in names} <= {None, "driver", RUNTIME_ROOM}, path
 
 
-def test_the_room_of_the_gpu_imports_neither_torch_nor_tvm() -> None:
-    for path in sorted((ROOT / "qcompile" / RUNTIME_ROOM).glob("*.py")):
+@pytest.mark.parametrize("room", [RUNTIME_ROOM, "emulator"])
+def test_the_rooms_of_the_gpu_import_neither_torch_nor_tvm(room: str) -> None:
+    for path in sorted((ROOT / "qcompile" / room).glob("*.py")):
         names = list(imports(ast.parse(path.read_text(encoding="utf-8"))))
         assert not {"torch", "tvm", "tvm_ffi", "cupy"} & {n.split(".")[0] for n in names}, path
 

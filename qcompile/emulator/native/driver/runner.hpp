@@ -1,0 +1,380 @@
+// One block at a time: its threads are fibers that take turns on one thread of the machine.
+#pragma once
+#include <algorithm>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "errors.hpp"
+#include "operations.hpp"
+#include "stacks.hpp"
+
+namespace qc_emulator {
+
+// What orders are asked for; all are orders that a GPU may take.
+enum Order : unsigned {
+  REVERSED = 1,       // threads of a warp, warps of a block, blocks of a grid
+  EARLY_COPIES = 2,   // cp.async copies at once; else only where the thread waits for it
+  ORDERS = 4
+};
+
+class Runner;
+
+enum class State : unsigned char { FRESH, READY, AT_BARRIER, AT_WARP, FINISHED };
+
+struct Copy {
+  void *to;
+  const void *from;
+  unsigned bytes;
+};
+
+// A thread of the block.
+struct Lane {
+  Runner *runner;
+  unsigned number;
+  State state;
+  unsigned stack;
+  void *place;  // where it goes on
+  int line;     // of the barrier it is at
+  Operation operation;
+  unsigned mask;
+  Operands *operands;
+  std::vector<Copy> copies;            // in flight, oldest first
+  std::vector<std::size_t> committed;  // how many of them each group of copies ends at
+};
+
+// What is launched: the same for all its blocks.
+struct Launch {
+  const Kernel *kernel;
+  void **parameters;
+  Index size, grid;
+  unsigned order;
+};
+
+struct Failure {
+  CUresult code = CUDA_SUCCESS;
+  std::string message;
+};
+
+class Runner {
+ public:
+  Runner();
+  ~Runner() { munmap(arena_, arena_bytes()); }
+  Runner(const Runner &) = delete;
+  Runner &operator=(const Runner &) = delete;
+
+  // Run a block; what goes wrong in it, or CUDA_SUCCESS.
+  Failure run(const Launch &launch, Index index);
+
+  // The lane that this thread of the machine runs now, or null. What a fault belongs to.
+  static thread_local Lane *current;
+
+  // End a lane's block, from the lane itself.
+  [[noreturn]] void fail(Lane &lane, CUresult code, const std::string &what);
+
+  const Stacks &stacks() const { return stacks_; }
+  static const Services services;
+
+ private:
+  static constexpr std::size_t EDGE = 64 << 10;  // nothing may be touched so far beside shared memory
+  static constexpr std::size_t ARENA = 256 << 10;
+  static constexpr std::size_t arena_bytes() { return ARENA + 2 * EDGE; }
+  static constexpr unsigned CANARY = 256;  // bytes after the kernel's shared memory
+
+  static Lane &here() { return *static_cast<Lane *>(this_thread()->lane); }
+  [[noreturn]] static void enter();
+  void suspend(Lane &lane, State state) {
+    lane.state = state;
+    qc_emulator_switch(&lane.place, scheduler_);
+  }
+  void start(Lane &lane);
+  void resume(Lane &lane);
+  void run_warp(unsigned first, unsigned last);
+  bool operate(unsigned first, unsigned last);
+  bool complete(const Lane &lane, unsigned first, unsigned last) const;
+  void operate_together(Lane &lane, unsigned first, unsigned last);
+  bool release_barrier();
+  void check_shared();
+  void note(CUresult code, const Lane *lane, const std::string &what);
+  std::string missing(const Lane &lane, unsigned first, unsigned last) const;
+
+  static void barrier(int line);
+  static void warp(Operation kind, unsigned mask, Operands *operands);
+  static void copy(void *to, const void *from, unsigned bytes);
+  static void commit();
+  static void wait(unsigned in_flight);
+  static void fail_here(int code, const char *what);
+
+  Stacks stacks_;
+  char *arena_;
+  Block block_;
+  const Launch *launch_ = nullptr;
+  unsigned threads_ = 0;
+  void *scheduler_ = nullptr;
+  Failure failure_;
+  std::vector<Lane> lanes_;
+};
+
+inline thread_local Lane *Runner::current = nullptr;
+
+inline const Services Runner::services = {barrier, warp, copy, commit, wait, fail_here};
+
+inline Runner::Runner() : lanes_(MOST_THREADS) {
+  void *const memory = mmap(nullptr, arena_bytes(), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) throw std::bad_alloc();
+  arena_ = static_cast<char *>(memory);
+  block_.shared = arena_ + EDGE;
+  if (mprotect(block_.shared, ARENA, PROT_READ | PROT_WRITE)) throw std::bad_alloc();
+  for (unsigned i = 0; i < MOST_THREADS; i++) {
+    lanes_[i].runner = this;
+    lanes_[i].number = i;
+  }
+}
+
+inline Failure Runner::run(const Launch &launch, Index index) {
+  launch_ = &launch;
+  block_.index = index;
+  block_.size = launch.size;
+  block_.grid = launch.grid;
+  threads_ = launch.size.x * launch.size.y * launch.size.z;
+  failure_ = {};
+  stacks_.reset();
+  std::memset(block_.shared, UNDEFINED & 255, launch.kernel->shared + CANARY);
+  for (unsigned i = 0; i < threads_; i++) lanes_[i].state = State::FRESH;
+  const unsigned warps = (threads_ + WARP - 1) / WARP;
+  do {
+    for (unsigned i = 0; i < warps && !failure_.code; i++) {
+      const unsigned first = (launch.order & REVERSED ? warps - 1 - i : i) * WARP;
+      run_warp(first, std::min(first + WARP, threads_));
+    }
+  } while (!failure_.code && release_barrier());
+  if (!failure_.code) check_shared();
+  return std::move(failure_);
+}
+
+inline void Runner::check_shared() {
+  const char *const end = block_.shared + launch_->kernel->shared;
+  const auto written = [](char byte) { return static_cast<unsigned char>(byte) != (UNDEFINED & 255); };
+  const char *const found = std::find_if(end, end + CANARY, written);
+  if (found != end + CANARY) {
+    note(CUDA_ERROR_ILLEGAL_ADDRESS, nullptr,
+         format("writes shared memory, byte %td of %u", found - block_.shared, launch_->kernel->shared));
+  }
+}
+
+// --- one lane -----------------------------------------------------------------------------------
+
+inline void Runner::enter() {
+  Lane &lane = here();
+  Runner &runner = *lane.runner;
+  runner.launch_->kernel->run(runner.launch_->parameters);
+  runner.suspend(lane, State::FINISHED);
+  __builtin_unreachable();
+}
+
+inline void Runner::start(Lane &lane) {
+  const Index size = launch_->size;
+  const unsigned number = lane.number;
+  lane.stack = stacks_.take();
+  lane.copies.clear();
+  lane.committed.clear();
+  const Index index = {number % size.x, number / size.x % size.y, number / size.x / size.y};
+  *stacks_.record(lane.stack) = {index, &block_, &lane};
+  void **place = stacks_.top(lane.stack);
+  *--place = nullptr;  // where `enter` would return to
+  *--place = reinterpret_cast<void *>(enter);
+  for (int preserved = 0; preserved < 6; preserved++) *--place = nullptr;
+  lane.place = place;
+}
+
+inline void Runner::resume(Lane &lane) {
+  if (lane.state == State::FRESH) start(lane);
+  current = &lane;
+  qc_emulator_switch(&scheduler_, lane.place);
+  current = nullptr;
+  if (lane.state == State::FINISHED) stacks_.give_back(lane.stack);
+}
+
+inline void Runner::note(CUresult code, const Lane *lane, const std::string &what) {
+  const Index at = block_.index;
+  std::string where = format("kernel %s, block (%u, %u, %u)", launch_->kernel->name, at.x, at.y, at.z);
+  if (lane) where += format(", thread %u", lane->number);
+  failure_ = {code, where + ": " + what};
+}
+
+inline void Runner::fail(Lane &lane, CUresult code, const std::string &what) {
+  note(code, &lane, what);
+  suspend(lane, State::FINISHED);
+  __builtin_unreachable();
+}
+
+// --- a warp -------------------------------------------------------------------------------------
+
+inline void Runner::run_warp(unsigned first, unsigned last) {
+  do {
+    for (unsigned i = first; i < last; i++) {
+      Lane &lane = lanes_[launch_->order & REVERSED ? first + last - 1 - i : i];
+      if (lane.state == State::FRESH || lane.state == State::READY) resume(lane);
+      if (failure_.code) return;
+    }
+  } while (operate(first, last));
+}
+
+// Let all groups of lanes operate that are complete; whether there was one.
+inline bool Runner::operate(unsigned first, unsigned last) {
+  const Lane *waiting = nullptr;
+  bool any = false;
+  for (unsigned i = first; i < last && !failure_.code; i++) {
+    Lane &lane = lanes_[i];
+    if (lane.state != State::AT_WARP) continue;
+    if (complete(lane, first, last)) {
+      operate_together(lane, first, last);
+      any = true;
+    } else {
+      waiting = &lane;
+    }
+  }
+  if (waiting && !any && !failure_.code) {
+    note(CUDA_ERROR_LAUNCH_FAILED, waiting, missing(*waiting, first, last));
+  }
+  return any && !failure_.code;
+}
+
+// Whether a lane is one that `lane` waits for, and is not there. Lanes that have ended are not waited
+// for, but by instructions that want all of them.
+static inline bool absent(const Lane &lane, const Lane *other) {
+  const bool all = lane.operation >= LDMATRIX_X2;
+  if (!other || other->state == State::FINISHED) return all;
+  return other->state != State::AT_WARP || other->operation != lane.operation || other->mask != lane.mask;
+}
+
+inline bool Runner::complete(const Lane &lane, unsigned first, unsigned last) const {
+  for (unsigned i = 0; i < WARP; i++) {
+    const Lane *const other = first + i < last ? &lanes_[first + i] : nullptr;
+    if (lane.mask >> i & 1 && absent(lane, other)) return false;
+  }
+  return true;
+}
+
+inline std::string Runner::missing(const Lane &lane, unsigned first, unsigned last) const {
+  unsigned i = 0;
+  const auto other = [&] { return first + i < last ? &lanes_[first + i] : nullptr; };
+  while (!(lane.mask >> i & 1 && absent(lane, other()))) i++;
+  const char *where = "has ended";
+  if (!other()) {
+    where = "is not in the block";
+  } else if (other()->state == State::AT_BARRIER) {
+    where = "is at a barrier";
+  } else if (other()->state == State::AT_WARP) {
+    const bool same = other()->operation == lane.operation;
+    where = same ? "names other lanes" : operation(other()->operation).name;
+  }
+  const char *const verb = where == operation(other() ? other()->operation : SYNC_WARP).name ? "is at " : "";
+  return format("%s of lanes 0x%08x is divergent: lane %u %s%s", operation(lane.operation).name, lane.mask, i,
+                verb, where);
+}
+
+inline void Runner::operate_together(Lane &lane, unsigned first, unsigned last) {
+  Warp warp = {{}, block_.shared, launch_->kernel->shared};
+  for (unsigned i = first; i < last; i++) {
+    Lane &other = lanes_[i];
+    if (!(lane.mask >> (i - first) & 1) || other.state != State::AT_WARP) continue;
+    warp.lanes[i - first] = other.operands;
+    other.state = State::READY;
+  }
+  const OperationInfo &info = operation(lane.operation);
+  if (const char *const wrong = info.run(warp)) {
+    note(CUDA_ERROR_LAUNCH_FAILED, &lane, format("%s: %s", info.name, wrong));
+  }
+}
+
+// --- the block ----------------------------------------------------------------------------------
+
+// All lanes have ended or are at a barrier: let them go on, if there are any.
+inline bool Runner::release_barrier() {
+  const Lane *waiting = nullptr, *other = nullptr;
+  for (unsigned i = 0; i < threads_; i++) {
+    const Lane &lane = lanes_[i];
+    if (lane.state == State::AT_BARRIER && !waiting) waiting = &lane;
+  }
+  if (!waiting) return false;
+  for (unsigned i = 0; i < threads_ && !other; i++) {
+    const Lane &lane = lanes_[i];
+    if (lane.state != State::AT_BARRIER || lane.line != waiting->line) other = &lane;
+  }
+  if (other) {
+    const bool ended = other->state == State::FINISHED;
+    const std::string where = ended ? "has ended" : format("is at that of line %d", other->line);
+    note(CUDA_ERROR_LAUNCH_FAILED, waiting,
+         format("the barrier of line %d is divergent: thread %u %s", waiting->line, other->number, where.c_str()));
+    return false;
+  }
+  for (unsigned i = 0; i < threads_; i++) lanes_[i].state = State::READY;
+  return true;
+}
+
+// --- what a kernel calls ------------------------------------------------------------------------
+
+inline void Runner::barrier(int line) {
+  Lane &lane = here();
+  lane.line = line;
+  lane.runner->suspend(lane, State::AT_BARRIER);
+}
+
+inline void Runner::warp(Operation kind, unsigned mask, Operands *operands) {
+  Lane &lane = here();
+  lane.operation = kind;
+  lane.mask = mask;
+  lane.operands = operands;
+  if (!(mask >> lane.number % WARP & 1)) {
+    const std::string what = format("%s of lanes 0x%08x, and this is none of them", operation(kind).name, mask);
+    lane.runner->fail(lane, CUDA_ERROR_LAUNCH_FAILED, what);
+  }
+  lane.runner->suspend(lane, State::AT_WARP);
+}
+
+inline void Runner::copy(void *to, const void *from, unsigned bytes) {
+  Lane &lane = here();
+  Runner &runner = *lane.runner;
+  const auto address = [](const void *pointer) { return reinterpret_cast<std::uintptr_t>(pointer); };
+  const std::uintptr_t shared = address(runner.block_.shared), end = shared + runner.launch_->kernel->shared;
+  if (address(to) < shared || address(to) + bytes > end) {
+    const auto off = static_cast<long>(address(to) - shared);
+    runner.fail(lane, CUDA_ERROR_ILLEGAL_ADDRESS,
+                format("cp.async to byte %ld of %u of shared memory", off, runner.launch_->kernel->shared));
+  }
+  if (address(to) % bytes || address(from) % bytes) {
+    runner.fail(lane, CUDA_ERROR_MISALIGNED_ADDRESS, format("cp.async of %u bytes is misaligned", bytes));
+  }
+  if (runner.launch_->order & EARLY_COPIES) {
+    std::memcpy(to, from, bytes);
+  } else {
+    lane.copies.push_back({to, from, bytes});
+  }
+}
+
+inline void Runner::commit() {
+  Lane &lane = here();
+  lane.committed.push_back(lane.copies.size());
+}
+
+inline void Runner::wait(unsigned in_flight) {
+  Lane &lane = here();
+  if (lane.committed.size() <= in_flight) return;
+  const auto groups = static_cast<std::ptrdiff_t>(lane.committed.size() - in_flight);
+  const auto end = static_cast<std::ptrdiff_t>(lane.committed[static_cast<std::size_t>(groups) - 1]);
+  for (std::ptrdiff_t i = 0; i < end; i++) {
+    const Copy &copy = lane.copies[static_cast<std::size_t>(i)];
+    std::memcpy(copy.to, copy.from, copy.bytes);
+  }
+  lane.copies.erase(lane.copies.begin(), lane.copies.begin() + end);
+  lane.committed.erase(lane.committed.begin(), lane.committed.begin() + groups);
+  for (std::size_t &group : lane.committed) group -= static_cast<std::size_t>(end);
+}
+
+inline void Runner::fail_here(int code, const char *what) {
+  Lane &lane = here();
+  lane.runner->fail(lane, static_cast<CUresult>(code), what);
+}
+
+}  // namespace qc_emulator
