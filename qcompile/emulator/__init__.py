@@ -25,7 +25,7 @@ ORDERS = 4
 _HEADER = struct.Struct("<8sIIQ")  # `Header` of native/abi.hpp
 _MAGIC, _VERSION = b"QCEMULAT", 1
 _NEEDED = {"popcnt", "sse4_2"}
-_DRIVER = ("-O2", "-pthread", "-Wl,-soname,libcuda.so.1")
+_DRIVER = ("-O2", "-pthread", "-Wl,-soname,libcuda-emulated.so")
 _IMAGE = (
     "-O1",
     "-w",
