@@ -1,6 +1,6 @@
 """What a program is called with: checked, and copied where the library could not read it in place.
 
-The library looks at number, dtypes, shapes and strides itself, faster than could be done here, and
+A CPU's library looks at number, dtypes, shapes and strides itself, faster than could be done here, and
 refuses what it cannot read. So every call tries, and looks more closely only if it was refused.
 """
 
@@ -22,7 +22,11 @@ _REFUSED = (TypeError, ValueError, RuntimeError, BufferError)
 class Arguments:
     """Calls a library with a user's inputs, and gives results of the same kind."""
 
-    def __init__(self, inputs: Sequence[ValueInfo], outputs: Sequence[ValueInfo]) -> None:
+    def __init__(
+        self, inputs: Sequence[ValueInfo], outputs: Sequence[ValueInfo], *, gpu: bool = False
+    ) -> None:
+        """`gpu`: whether torch tensors may lie on a GPU, all on the same, as well as on the CPU."""
+        self._place = _on_one_device if gpu else _on_cpu
         self._specs = tuple(inputs)
         self._dtypes = [np.dtype(spec.dtype) for spec in inputs]
         self._outputs = [(spec.shape, np.dtype(spec.dtype)) for spec in outputs]
@@ -90,17 +94,13 @@ class Arguments:
             QCompileError: number, kind, device, dtype or shape are not what the program takes.
         """
         specs = self._specs
-        if len(inputs) != len(specs):
-            takes = ", ".join(f"{s.name}: {s}" for s in specs)
-            raise QCompileError(
-                f"the program takes {len(specs)} input{'s'[: len(specs) != 1]}, got {len(inputs)}",
-                hint=f"they are given by position: {takes}",
-            )
+        self.check_number(inputs)
         tensor = getattr(sys.modules.get("torch"), "Tensor", None)
         if tensor is not None and isinstance(inputs[0], tensor):
             if not self._torch_dtypes:
                 torch = sys.modules["torch"]
                 self._torch_dtypes = [getattr(torch, spec.dtype) for spec in specs]
+            self._place([x if isinstance(x, tensor) else None for x in inputs], specs)
             each, dtypes = _torch_argument, self._torch_dtypes
         else:
             tensor, each, dtypes = np.ndarray, _array_argument, self._dtypes
@@ -110,11 +110,22 @@ class Arguments:
                 raise _wrong_kind(x, spec, inputs[0])
             arguments.append(each(x, spec, dtype))
         if len(specs) > 1:
-            _check_batches(inputs, specs)
+            check_batches(inputs, specs)
         return arguments
 
+    def check_number(self, inputs: Sequence[Any]) -> None:
+        """Refuse inputs that are not as many as the program takes."""
+        specs = self._specs
+        if len(inputs) != len(specs):
+            takes = ", ".join(f"{s.name}: {s}" for s in specs)
+            raise QCompileError(
+                f"the program takes {len(specs)} input{'s'[: len(specs) != 1]}, got {len(inputs)}",
+                hint=f"they are given by position: {takes}",
+            )
 
-def _check_shape(x: Any, spec: ValueInfo) -> None:
+
+def check_shape(x: Any, spec: ValueInfo) -> None:
+    """Refuse an array of another shape, or of no samples."""
     shape = x.shape
     if len(shape) - 1 != len(spec.shape) or shape[1:] != spec.shape:
         raise _wrong_shape(tuple(shape), spec, isinstance(x, np.ndarray))
@@ -122,7 +133,8 @@ def _check_shape(x: Any, spec: ValueInfo) -> None:
         raise QCompileError(f"input {spec.name} is an empty batch", hint="pass at least one sample")
 
 
-def _check_batches(inputs: Sequence[Any], specs: Sequence[ValueInfo]) -> None:
+def check_batches(inputs: Sequence[Any], specs: Sequence[ValueInfo]) -> None:
+    """Refuse inputs of different numbers of samples."""
     sizes = [x.shape[0] for x in inputs]
     if len(set(sizes)) > 1:
         each = ", ".join(f"{spec.name}: {size}" for spec, size in zip(specs, sizes, strict=True))
@@ -132,22 +144,51 @@ def _check_batches(inputs: Sequence[Any], specs: Sequence[ValueInfo]) -> None:
         )
 
 
+def check_part(size: int, samples: int) -> None:
+    """Refuse more samples than are run at once."""
+    if size > samples:
+        raise QCompileError(
+            f"{size} samples cannot be run kernel by kernel",
+            hint=f"pass at most {samples}, the variant's `samples`",
+        )
+
+
 # --- torch ---------------------------------------------------------------------------------------
 
 
+def _on_cpu(inputs: Sequence[Any], specs: Sequence[ValueInfo]) -> None:
+    """Refuse tensors that are elsewhere; None stands for what is no tensor."""
+    for x, spec in zip(inputs, specs, strict=True):
+        if x is not None and not x.is_cpu:
+            raise QCompileError(
+                f"input {spec.name} lies on {x.device}, the program runs on the CPU",
+                hint="pass x.cpu()",
+            )
+
+
+def _on_one_device(inputs: Sequence[Any], specs: Sequence[ValueInfo]) -> None:
+    first = inputs[0].device
+    for x, spec in zip(inputs, specs, strict=True):
+        if x is not None and x.device.type not in ("cpu", "cuda"):
+            raise QCompileError(
+                f"input {spec.name} lies on {x.device}, the program runs on an NVIDIA GPU",
+                hint="pass x.cuda(), or x.cpu(), which is copied",
+            )
+        if x is not None and x.device != first:
+            raise QCompileError(
+                f"input {spec.name} lies on {x.device}, the first input on {first}",
+                hint=f"pass all inputs on one device: x.to({str(first)!r})",
+            )
+
+
 def _torch_argument(x: Any, spec: ValueInfo, dtype: Any) -> Any:
-    if not x.is_cpu:
-        raise QCompileError(
-            f"input {spec.name} lies on {x.device}, the program runs on the CPU",
-            hint="pass x.cpu()",
-        )
     if x.layout is not sys.modules["torch"].strided:
         raise QCompileError(
             f"input {spec.name} is a tensor of layout {x.layout}", hint="pass x.to_dense()"
         )
     if x.dtype is not dtype:
-        raise _wrong_dtype(str(x.dtype).removeprefix("torch."), spec, False)
-    _check_shape(x, spec)
+        raise wrong_dtype(str(x.dtype).removeprefix("torch."), spec, False)
+    check_shape(x, spec)
     if not x.is_contiguous() or x.is_neg() or x.data_ptr() % x.element_size():
         return x.detach().clone(memory_format=sys.modules["torch"].contiguous_format)
     return x
@@ -158,8 +199,8 @@ def _torch_argument(x: Any, spec: ValueInfo, dtype: Any) -> Any:
 
 def _array_argument(x: Any, spec: ValueInfo, dtype: Any) -> Any:
     if x.dtype != dtype:
-        raise _wrong_dtype(str(x.dtype), spec, True)
-    _check_shape(x, spec)
+        raise wrong_dtype(str(x.dtype), spec, True)
+    check_shape(x, spec)
     flags = x.flags
     if flags.c_contiguous and flags.writeable and flags.aligned:  # DLPack: none is read-only
         return x
@@ -183,7 +224,8 @@ def _wrong_kind(x: object, spec: ValueInfo, first: object) -> QCompileError:
     )
 
 
-def _wrong_dtype(got: str, spec: ValueInfo, array: bool) -> QCompileError:
+def wrong_dtype(got: str, spec: ValueInfo, array: bool) -> QCompileError:
+    """What to raise for an input of another dtype; `array`: it is none of torch's tensors."""
     cast = f"x.astype({spec.dtype!r})" if array else f"x.to(torch.{spec.dtype})"
     if not array and spec.dtype == "float32":
         cast = "x.float()"

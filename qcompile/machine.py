@@ -6,8 +6,10 @@ import difflib
 import platform
 
 from qcompile import cpuinfo
+from qcompile.cuda import diagnosis
 from qcompile.errors import QCompileError
-from qcompile.program_info import ProgramInfo, Variant
+from qcompile.gpu_arguments import current_device
+from qcompile.program_info import CUDA, ProgramInfo, Variant
 
 
 def obstacle(variant: Variant) -> str:
@@ -16,6 +18,8 @@ def obstacle(variant: Variant) -> str:
     Raises:
         QCompileError: Linux does not say what the processor has.
     """
+    if variant.machine == CUDA:
+        return diagnosis.obstacle(variant.arch, variant.features, current_device())
     if variant.machine != platform.machine():
         return f"is for {variant.machine}, this machine is {platform.machine()}"
     missing = [f for f in variant.features if f not in cpuinfo.flags()]
@@ -45,9 +49,29 @@ def choose(info: ProgramInfo, arch: str | None = None, where: str | None = None)
     raise QCompileError(what, where=where, hint=_hint(info, arch))
 
 
+def choose_emulated(info: ProgramInfo, arch: str | None, where: str | None) -> Variant:
+    """The first variant for GPUs, or the one that is asked for.
+
+    Raises:
+        QCompileError: there is none, or the one is for something else.
+    """
+    variants = info.variants if arch is None else (_named(info, arch, where),)
+    for variant in variants:
+        if variant.machine == CUDA:
+            return variant
+    held = ", ".join(v.arch for v in variants)
+    what = f"only code for GPUs can be emulated, this is for {held}"
+    raise QCompileError(what, where=where, hint='compile it for target="cuda"')
+
+
 def _hint(info: ProgramInfo, arch: str | None) -> str:
     if arch is not None and (others := runnable(info)):
         return f"this machine runs {', '.join(v.arch for v in others)}"
+    if all(v.machine == CUDA for v in info.variants):
+        return (
+            'compile it for target="cuda,cpu", which holds code for both; or emulate the GPU, which '
+            "is slow: qcompile.load(path, emulate=80)"
+        )
     return (
         'compile it on this machine for target="cpu"; or, on one of its family, for '
         '"cpu:portable", which holds code for older processors too'

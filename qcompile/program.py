@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final
 
 import numpy as np
 
-from qcompile.arguments import Arguments
+from qcompile.arguments import Arguments, check_part
 from qcompile.constants import Bytes, Constant
+from qcompile.cuda.library import Code
+from qcompile.emulation import Emulated
 from qcompile.errors import QCompileError
 from qcompile.files import PathLike, read, write
-from qcompile.machine import choose, runnable
+from qcompile.gpu import Gpu, Native
+from qcompile.machine import choose, choose_emulated, runnable
 from qcompile.program_file import Archive, unpack
-from qcompile.program_info import KernelInfo, ProgramInfo, Variant
+from qcompile.program_info import CUDA, KernelInfo, ProgramInfo, Variant
 from qcompile.program_summary import Summary
 from qcompile.runtime import Library, cores, default_threads, use_threads
 
@@ -30,21 +33,28 @@ class Program:
     NaN that meets a quantizer gives its lowest level, so sign(NaN) is -1. Any number of threads may
     call it at once.
 
+    On a GPU, tensors there are read in place on torch's current stream, and the results are tensors
+    there; what lies on the CPU is copied to the GPU and back.
+
     Attributes:
         arch: the variant that was asked for, None for the best that the machine can run.
     """
 
-    def __init__(self, archive: Archive, arch: str | None = None) -> None:
+    def __init__(
+        self, archive: Archive, arch: str | None = None, *, emulated: Emulated | None = None
+    ) -> None:
         """Wrap a program's file; a variant is chosen and its library loaded at the first call.
 
         Args:
             archive: the file, see `qcompile.program_file`.
             arch: the variant to run; if None, the best that this machine can.
+            emulated: the GPU that the CPU emulates, which runs a variant for GPUs.
         """
         self._archive = archive
         self.arch: Final = arch
+        self._emulated: Final = emulated
         self._arguments = Arguments(archive.info.inputs, archive.info.outputs)
-        self._loaded: Library | None = None
+        self._loaded: Library | Gpu | None = None
         self._lock = threading.Lock()
         self._num_threads = default_threads()
 
@@ -58,12 +68,15 @@ class Program:
             QCompileError: the inputs are not what the program takes.
         """
         library = self._loaded or self.library()
-        threads = self._num_threads
-        if threads > 1:
-            use_threads(threads)
-        results = self._arguments.call(
-            library.run, inputs, library.workspace(threads), threads, _ALL
-        )
+        if isinstance(library, Gpu):
+            results = library.call(inputs)
+        else:
+            threads = self._num_threads
+            if threads > 1:
+                use_threads(threads)
+            results = self._arguments.call(
+                library.run, inputs, library.workspace(threads), threads, _ALL
+            )
         return tuple(results) if self.info.returns_tuple else results[0]
 
     def steps(self, *inputs: Any) -> Iterator[tuple[KernelInfo, Callable[[], dict[str, Bytes]]]]:
@@ -78,14 +91,16 @@ class Program:
         Raises:
             QCompileError: the inputs are not what the program takes, or of more samples.
         """
-        variant, library = self.variant, self.library()
+        library = self.library()
+        run = library.steps(inputs) if isinstance(library, Gpu) else self._steps(library, inputs)
+        for number, kernel in enumerate(self.variant.kernels):
+            yield kernel, partial(run, number)
+
+    def _steps(self, library: Library, inputs: Sequence[Any]) -> Callable[[int], dict[str, Bytes]]:
+        variant = self.variant
         arguments = self._arguments.check(inputs)
         size = inputs[0].shape[0]
-        if size > variant.samples:
-            raise QCompileError(
-                f"{size} samples cannot be run kernel by kernel",
-                hint=f"pass at most {variant.samples}, the variant's `samples`",
-            )
+        check_part(size, variant.samples)
         outputs = [np.empty((size, *value.shape), value.dtype) for value in self.info.outputs]
         workspace = library.memory()
         address = workspace.ctypes.data
@@ -97,22 +112,35 @@ class Program:
             places = ((memory[v.output + 1][v.offset :], v) for v in stored)
             return {v.node: m[: size * v.size].reshape(size, v.size) for m, v in places}
 
-        for number, kernel in enumerate(variant.kernels):
-            yield kernel, partial(run, number)
+        return run
 
-    def library(self) -> Library:
+    def library(self) -> Library | Gpu:
         """The loaded library of the chosen variant; the others are not even unpacked.
 
         Raises:
             QCompileError: this machine cannot run the program, the file is damaged, or TVM's
-                runtime is missing.
+                runtime is missing; or, on a GPU, NVRTC is.
         """
         with self._lock:
             if self._loaded is None:
                 variant, archive = self.variant, self._archive
-                code, constants = archive.library(variant), archive.memory(variant)
-                self._loaded = Library(code, variant.workspace, constants)
+                if variant.machine == CUDA:
+                    self._loaded = self._on_gpu(variant)
+                else:
+                    code, constants = archive.library(variant), archive.memory(variant)
+                    self._loaded = Library(code, variant.workspace, constants)
         return self._loaded
+
+    def _on_gpu(self, variant: Variant) -> Gpu:
+        archive, emulated = self._archive, self._emulated
+        source, constants = archive.source(variant), archive.memory(variant)
+        if emulated is not None:
+            code = Code(emulated.image(source), "")
+        else:
+            code = Code(archive.library(variant), source, variant.features)
+        made = Gpu(archive.info, variant, code, constants, emulated or Native())
+        made.load()
+        return made
 
     @property
     def info(self) -> ProgramInfo:
@@ -126,6 +154,8 @@ class Program:
         Raises:
             QCompileError: this machine can run none, or not the one that was asked for.
         """
+        if self._emulated is not None:
+            return choose_emulated(self.info, self.arch, self._archive.where)
         return choose(self.info, self.arch, self._archive.where)
 
     def runnable(self) -> tuple[Program, ...]:
@@ -134,7 +164,7 @@ class Program:
         Raises:
             QCompileError: there is none.
         """
-        if self.arch is not None:
+        if self.arch is not None or self._emulated is not None:
             return (self,)
         first = self.variant
         others = (v.arch for v in runnable(self.info) if v != first)
@@ -142,14 +172,39 @@ class Program:
 
     def as_variant(self, arch: str) -> Program:
         """The same program, run as the variant of this name."""
-        program = Program(self._archive, arch)
+        program = Program(self._archive, arch, emulated=self._emulated)
+        program.num_threads = self._num_threads
+        return program
+
+    def emulated(self, arch: int = 80, *, order: int = 0) -> Program:
+        """The same program on the CPU, which emulates a GPU: as the source says, and slow.
+
+        Args:
+            arch: compute capability of the GPU: 80 for 8.0.
+            order: in which blocks, warps and copies take their turns, where the GPU may choose.
+
+        Raises:
+            QCompileError: the program has no variant for GPUs, or there is no such GPU.
+        """
+        program = Program(self._archive, self.arch, emulated=Emulated(arch, order))
+        choose_emulated(self.info, self.arch, self._archive.where)
         program.num_threads = self._num_threads
         return program
 
     @property
+    def emulates(self) -> int | None:
+        """Compute capability of the GPU that the CPU emulates (80 for 8.0), None if it does not."""
+        return self._emulated.arch if self._emulated is not None else None
+
+    @property
     def library_bytes(self) -> bytes:
-        """The chosen variant's library, unpacked."""
+        """The chosen variant's library, unpacked; on a GPU its fatbin."""
         return self._archive.library(self.variant)
+
+    @property
+    def source(self) -> str:
+        """The chosen variant's CUDA source, "" on a CPU."""
+        return self._archive.source(self.variant)
 
     @property
     def constants(self) -> tuple[Constant, ...]:
@@ -163,7 +218,10 @@ class Program:
 
     @property
     def num_threads(self) -> int:
-        """How many threads a call may use; TVM_NUM_THREADS, or all cores, unless set."""
+        """How many threads a call may use; TVM_NUM_THREADS, or all cores, unless set.
+
+        It says nothing of a GPU.
+        """
         return self._num_threads
 
     @num_threads.setter
@@ -193,19 +251,22 @@ class Program:
         return f"<Program {info.model}: {takes} -> {gives}, {info.target}, {self.size:,} bytes>"
 
 
-def load(path: PathLike, *, arch: str | None = None) -> Program:
+def load(path: PathLike, *, arch: str | None = None, emulate: int | None = None) -> Program:
     """Read a program that `save` wrote, and make it ready to run.
 
     The file holds machine code. It is checked for damage, not for malice: load what you trust.
 
     Args:
-        arch: the variant to run, by the name of its processor ("haswell"); if None, the best that
-            this machine can. `program.info.variants` are all of them.
+        arch: the variant to run, by the name of its processor ("haswell"), or "cuda"; if None, the
+            best that this machine can. `program.info.variants` are all of them.
+        emulate: compute capability of a GPU (80 for 8.0) that the CPU is to emulate, which runs the
+            variant for GPUs slowly where there is none.
 
     Raises:
         QCompileError: there is no such file, it is damaged or no program, it has no such variant,
             or this machine lacks the instructions that it was compiled for.
     """
-    program = Program(unpack(read(path), str(path)), arch)
+    emulated = None if emulate is None else Emulated(emulate)
+    program = Program(unpack(read(path), str(path)), arch, emulated=emulated)
     program.library()
     return program

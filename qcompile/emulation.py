@@ -1,0 +1,66 @@
+"""Programs for GPUs on the CPU's emulator, to check them where there is no GPU."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from qcompile.cuda.driver import Context, driver
+from qcompile.errors import QCompileError
+
+ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)  # between them nothing differs
+
+_settings = threading.Lock()  # of the emulator, which the process has one of
+
+
+@dataclass(frozen=True)
+class Emulated:
+    """A GPU that the CPU emulates, by `qcompile.emulator`.
+
+    Attributes:
+        arch: compute capability, 80 for 8.0.
+        order: in which blocks, warps and copies take their turns.
+    """
+
+    arch: int = 80
+    order: int = 0
+    emulated = True
+
+    def __post_init__(self) -> None:
+        known = ", ".join(map(str, ARCHITECTURES))
+        if self.arch not in ARCHITECTURES or type(self.arch) is not int:
+            raise QCompileError(
+                f"there is no GPU sm_{self.arch} to emulate", hint=f"one of {known}"
+            )
+        if type(self.order) is not int or self.order < 0:
+            raise QCompileError(f"order is {self.order!r}", hint="a number from 0 up")
+
+    def image(self, source: str) -> bytes:
+        """The source, compiled for this CPU.
+
+        Raises:
+            QCompileError: there is no emulator here, or it does not compile the source.
+        """
+        from qcompile import emulator
+
+        if why := emulator.obstacle():
+            raise QCompileError(f"no GPU can be emulated here: {why}")
+        return emulator.image(source, self.arch)
+
+    def context(self, device: int) -> Context:
+        """Of the emulated GPU."""
+        from qcompile import emulator
+
+        return Context(driver(str(emulator.driver(self.order))), device)
+
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """Code that is loaded within runs in this order, as on this GPU."""
+        from qcompile import emulator
+
+        with _settings:
+            library = driver(str(emulator.driver(self.order))).library
+            library.qc_emulator_set(self.order, 0, self.arch)
+            yield
