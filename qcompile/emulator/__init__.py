@@ -57,7 +57,7 @@ def obstacle() -> str:
 
 
 def driver(order: int = 0, threads: int | None = None) -> Path:
-    """The emulated libcuda.so.1, with what modules are loaded with from now on.
+    """The emulated libcuda.so.1; how its kernels run from now on.
 
     The process has one: `qc_emulator_set(order, threads, architecture)` of the library does the same.
 

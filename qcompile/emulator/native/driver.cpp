@@ -30,8 +30,8 @@ QC_API CUresult cuGetErrorString(CUresult code, const char **text) {
 // What was wrong with the call of this thread that failed last; it is valid until the next one fails.
 QC_API const char *qc_emulator_message() { return qc_emulator::last_message.c_str(); }
 
-// What GPU is emulated (80 for sm_80, 0: as before), and how modules that are loaded from now on run: in
-// which order (see `Order`), on how many threads of the machine (0: all, up to 8).
+// How kernels run from now on: in which order (see `Order`), on how many threads of the machine (0: all,
+// up to 8); and which GPU the device says it is (80 for sm_80, 0: as before). It runs images for all.
 QC_API CUresult qc_emulator_set(int order, int threads, int architecture) {
   using namespace qc_emulator;
   return answer([&] {

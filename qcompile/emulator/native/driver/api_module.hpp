@@ -50,8 +50,7 @@ QC_API CUresult cuModuleLoadData(CUmodule *module, const void *image) {
   using namespace qc_emulator;
   return in_context([&] {
     require_pointer(module);
-    const Settings &settings = state().settings;
-    *module = load_module(image, settings.order, settings.workers, settings.architecture);
+    *module = load_module(image);
     state().modules.add(*module);
     for (CUfunc_st &function : (*module)->functions) state().functions.add(&function);
   });
@@ -106,7 +105,7 @@ QC_API CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned gr
                                CUstream stream, void **parameters, void **extra) {
   using namespace qc_emulator;
   const Index grid = {grid_x, grid_y, grid_z}, block = {block_x, block_y, block_z};
-  unsigned order = 0, workers = 0;
+  Settings settings;
   const CUresult refused = in_context([&] {
     state().functions.check(function, "function");
     require_stream(stream);
@@ -116,10 +115,9 @@ QC_API CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned gr
     require(shared <= SHARED_MEMORY && shared + kernel.shared <= SHARED_MEMORY, CUDA_ERROR_INVALID_VALUE,
             format("kernel %s: %u bytes of shared memory beside its own %u", kernel.name, shared, kernel.shared));
     check_parameters(kernel, parameters);
-    order = function->module->order;
-    workers = function->module->workers;
+    settings = state().settings;
   });
   if (refused) return refused;
   // Other threads of the process launch at the same time.
-  return answer([&] { run({function->kernel, parameters, block, grid, order}, workers); });
+  return answer([&] { run({function->kernel, parameters, block, grid, settings.order}, settings.workers); });
 }

@@ -18,11 +18,11 @@ struct CUfunc_st {
   CUmod_st *module;
 };
 
-// A loaded image, and the settings that it was loaded with.
+// A loaded image.
 struct CUmod_st {
   void *library;
   int file;
-  unsigned order, workers, architecture;
+  unsigned architecture;
   std::vector<CUfunc_st> functions;
 };
 
@@ -30,7 +30,7 @@ namespace qc_emulator {
 
 // Read what may be anything, and lead anywhere: a header that is ours, or a refusal that names what
 // it is.
-inline Header checked_header(const void *image, unsigned architecture) {
+inline Header checked_header(const void *image) {
   require(image != nullptr, CUDA_ERROR_INVALID_VALUE, "there is no image");
   Header header;
   if (std::memcmp(image, MAGIC, sizeof header.magic) != 0) {
@@ -40,8 +40,6 @@ inline Header checked_header(const void *image, unsigned architecture) {
   }
   std::memcpy(&header, image, sizeof header);
   require(header.version == VERSION, CUDA_ERROR_INVALID_IMAGE, "an image of another version of the emulator");
-  require(header.architecture == architecture, CUDA_ERROR_NO_BINARY_FOR_GPU,
-          format("an image for sm_%u, and sm_%u is emulated", header.architecture, architecture));
   return header;
 }
 
@@ -62,8 +60,8 @@ inline int file_of(const Header &header, const void *image) {
   return file;
 }
 
-inline CUmodule load_module(const void *image, unsigned order, unsigned workers, unsigned architecture) {
-  const Header header = checked_header(image, architecture);
+inline CUmodule load_module(const void *image) {
+  const Header header = checked_header(image);
   // The file stays open with the module: the loader takes equal paths for one library.
   const int file = file_of(header, image);
   void *const library = dlopen(format("/proc/self/fd/%d", file).c_str(), RTLD_NOW | RTLD_LOCAL);
@@ -76,7 +74,7 @@ inline CUmodule load_module(const void *image, unsigned order, unsigned workers,
     throw Refusal{CUDA_ERROR_SHARED_OBJECT_INIT_FAILED, message};
   }
   table->services = &Runner::services;
-  auto *const module = new CUmod_st{library, file, order, workers, architecture, {}};
+  auto *const module = new CUmod_st{library, file, header.architecture, {}};
   for (unsigned i = 0; i < table->kernel_count; i++) module->functions.push_back({table->kernels + i, module});
   return module;
 }
