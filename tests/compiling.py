@@ -173,10 +173,15 @@ def check(
     """Compile the cases, run them, compare every result with PyTorch's."""
     gm = joined(cases)
     built = build(gm, Target.parse(target), choose)
-    started = start(gm, built)
+    compare(cases, start(gm, built), batches)
+    return built
+
+
+def compare(cases: Sequence[Case], run: Run, batches: Sequence[int]) -> None:
+    """Compare every result of the cases' joined graph with PyTorch's."""
     for batch in batches:
         inputs = [x for i, case in enumerate(cases) for x in case.inputs(batch, 100 * batch + i)]
-        results = started(inputs)
+        results = run(inputs)
         at = 0
         for i, case in enumerate(cases):
             own = case.inputs(batch, 100 * batch + i)
@@ -185,7 +190,6 @@ def check(
             for number, value in enumerate(wanted):
                 _compare(results[at], value, case, f"result {number} of batch {batch}")
                 at += 1
-    return built
 
 
 def _compare(got: Tensor, wanted: Tensor, case: Case, which: str) -> None:
