@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from torch.fx import GraphModule
 
+from qcompile.codegen.cuda.direct import direct
 from qcompile.codegen.cuda.moves import cat
 from qcompile.codegen.cuda.pointwise import pointwise
 from qcompile.codegen.cuda.reduction import reduction
@@ -27,6 +28,7 @@ def _pointwise(w: CudaWriter) -> CudaKernel | None:
 
 RULES: tuple[Callable[[CudaWriter], CudaKernel | None], ...] = (
     window,
+    direct,
     reduction,
     sample_range,
     softmax,

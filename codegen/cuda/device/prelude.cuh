@@ -87,26 +87,20 @@ QC_DEVICE int qc_differing(int acc, int row_ones, int column_ones) {
 #endif
 }
 
-// Add the ones of a lane's part of `m` fragments of rows: ones[2 * i] of row g, ones[2 * i + 1] of g + 8.
-QC_DEVICE void qc_count(int *ones, const unsigned *a, int m) {
+// Add the ones of four words in shared memory.
+QC_DEVICE void qc_count(int *ones, const void *shared) {
 #if !QC_B1_XOR
-#pragma unroll
-  for (int i = 0; i < m; ++i) {
-    ones[2 * i] += __popc(a[4 * i]) + __popc(a[4 * i + 2]);
-    ones[2 * i + 1] += __popc(a[4 * i + 1]) + __popc(a[4 * i + 3]);
-  }
+  qc_words4 x = *(const qc_words4 *)shared;
+  ones[0] += __popc(x.x) + __popc(x.y) + __popc(x.z) + __popc(x.w);
 #endif
 }
 
-// Store the ones of rows, summed over the lanes that share them: shared[i * 16 + g], shared[i * 16 + g + 8].
-QC_DEVICE void qc_store_counts(int *shared, const int *ones, int m, int lane) {
+// Store the ones of a row, summed over the neighbouring lanes, a power of two, that share it.
+QC_DEVICE void qc_store_count(int *shared, int ones, int lanes) {
 #if !QC_B1_XOR
 #pragma unroll
-  for (int i = 0; i < 2 * m; ++i) {
-    int sum = ones[i] + __shfl_xor_sync(0xFFFFFFFFu, ones[i], 1);
-    sum += __shfl_xor_sync(0xFFFFFFFFu, sum, 2);
-    if (lane % 4 == 0) shared[i * 8 + lane / 4] = sum;
-  }
+  for (int apart = 1; apart < lanes; apart *= 2) ones += __shfl_xor_sync(0xFFFFFFFFu, ones, apart);
+  *shared = ones;
 #endif
 }
 
@@ -145,7 +139,27 @@ QC_DEVICE void qc_mma_u8(int *acc, const unsigned *a, const unsigned *b, int m, 
 QC_DEVICE void qc_ldmatrix_x4(unsigned *r, const void *row) { qc_ptx_ldmatrix_x4(r, row); }
 QC_DEVICE void qc_ldmatrix_x2(unsigned *r, const void *row) { qc_ptx_ldmatrix_x2(r, row); }
 
-// --- copies to shared memory, in groups that are waited for in their order ------------------------
+// --- counts of bits -------------------------------------------------------------------------------
+
+// once ? ~twice : low, bit by bit: the carries of low + v + w, where once = low ^ v, twice = once ^ w.
+// Spelled out, a compiler merges it with what gave its arguments, into more instructions.
+QC_DEVICE int qc_carry(int once, int twice, int low) {
+#ifdef QC_EMULATED
+  return (once & ~twice) | (~once & low);
+#else
+  int carry;
+  asm("lop3.b32 %0, %1, %2, %3, 0x3A;" : "=r"(carry) : "r"(once), "r"(twice), "r"(low));
+  return carry;
+#endif
+}
+
+// --- memory -----------------------------------------------------------------------------------------
+
+// Neighbouring words at once: from and to aligned places.
+QC_DEVICE void qc_move_8(void *to, const void *from) { *(qc_words2 *)to = *(const qc_words2 *)from; }
+QC_DEVICE void qc_move_16(void *to, const void *from) { *(qc_words4 *)to = *(const qc_words4 *)from; }
+
+// Copies to shared memory, in groups that are waited for in their order.
 
 #if QC_ARCH >= 800
 QC_DEVICE void qc_copy_4(void *shared, const void *global) { qc_ptx_cp_async_4(shared, global); }
@@ -159,12 +173,8 @@ QC_DEVICE void qc_copy_wait_2() { qc_ptx_cp_async_wait_2(); }
 QC_DEVICE void qc_copy_4(void *shared, const void *global) {
   *(unsigned *)shared = *(const unsigned *)global;
 }
-QC_DEVICE void qc_copy_8(void *shared, const void *global) {
-  *(qc_words2 *)shared = *(const qc_words2 *)global;
-}
-QC_DEVICE void qc_copy_16(void *shared, const void *global) {
-  *(qc_words4 *)shared = *(const qc_words4 *)global;
-}
+QC_DEVICE void qc_copy_8(void *shared, const void *global) { qc_move_8(shared, global); }
+QC_DEVICE void qc_copy_16(void *shared, const void *global) { qc_move_16(shared, global); }
 QC_DEVICE void qc_copy_commit() {}
 QC_DEVICE void qc_copy_wait_0() {}
 QC_DEVICE void qc_copy_wait_1() {}
@@ -180,9 +190,4 @@ QC_DEVICE void qc_copy_8_if(void *shared, bool inside, const void *global, const
 }
 QC_DEVICE void qc_copy_16_if(void *shared, bool inside, const void *global, const void *other) {
   qc_copy_16(shared, inside ? global : other);
-}
-
-QC_DEVICE void qc_store_16(void *shared, const unsigned *words) {
-  qc_words4 all = {words[0], words[1], words[2], words[3]};
-  *(qc_words4 *)shared = all;
 }

@@ -1,0 +1,104 @@
+"""Products without tensor cores: every convolution and matrix product that nothing else takes.
+
+whole samples, few of them     a warp adds up a row of weights     vectors.py
+many places and channels       tiles in shared memory              tiled.py
+few channels, short sums       a thread for each element           elements.py
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+from qcompile.codegen.cuda.elements import elements
+from qcompile.codegen.cuda.integer_products import Bytes, Integers
+from qcompile.codegen.cuda.level_products import Levels
+from qcompile.codegen.cuda.products import Product
+from qcompile.codegen.cuda.sign_products import Signs
+from qcompile.codegen.cuda.tiled import Tile, tiled
+from qcompile.codegen.cuda.vectors import vectors
+from qcompile.codegen.cuda.writer import WARP, CudaKernel, CudaWriter, Part
+from qcompile.codegen.dots.signs import XnorDot
+from qcompile.codegen.groups import CONTRACTIONS, INTEGER_CONTRACTIONS, WEIGHT_ONLY
+from qcompile.codegen.kernels.contraction import contraction_of
+from qcompile.ir.ops import WORD
+
+_LONG = 64  # units of a sum that a warp adds up
+_FEW_SAMPLES = 8
+_FEW_CHANNELS = 20  # of a group: less than two thirds of a warp's lanes
+_SHORT = 8  # units of a sum: half a step of a tile
+_BLOCKS = 216  # two for each of the processors of a large GPU
+_PLACES = 4  # that a thread of its own computes, where there are enough
+_SMALL = Tile(4, 1)
+
+
+def direct(w: CudaWriter) -> CudaKernel | None:
+    """The kernel of a group whose anchor is a convolution or matrix product.
+
+    Raises:
+        QCompileError: a rank or an option that is not compiled.
+    """
+    if w.group.anchor.target not in CONTRACTIONS:
+        return None
+    product = product_of(w)
+    in_tiles = _can_tile(w, product)
+    if product.c.whole and product.units >= _LONG:
+        if not in_tiles:
+            return w.kernel(Part(partial(vectors, product)), method="vectors")
+        return _tiled(w, product, Part(partial(vectors, product), most=_FEW_SAMPLES))
+    if in_tiles:
+        return _tiled(w, product)
+    return w.kernel(Part(partial(elements, product, _places(product))), method="elements")
+
+
+def product_of(w: CudaWriter) -> Product:
+    """Read a group's contraction.
+
+    Raises:
+        QCompileError: a rank or an option that is not compiled.
+    """
+    target = w.group.anchor.target
+    if target in INTEGER_CONTRACTIONS:
+        c = contraction_of(w, w.machine, "int8")
+        return Bytes(c, Bytes.lie_together(w, c)) if Bytes.fits(w, c) else Integers(c)
+    if target in WEIGHT_ONLY:
+        return Levels(contraction_of(w, w.machine))
+    c = contraction_of(w, w.machine)
+    return Signs(c) if isinstance(c.dot, XnorDot) else Product(c)
+
+
+def _can_tile(w: CudaWriter, product: Product) -> bool:
+    """Whether tiles are worth it, and their lanes are channels of one word."""
+    if w.group.packs and product.c.groups > 1 and product.channels % WORD:
+        return False
+    return product.channels >= _FEW_CHANNELS and product.units >= _SHORT
+
+
+def _tiled(w: CudaWriter, product: Product, *few: Part) -> CudaKernel:
+    """In large tiles, once a batch has enough of them; in small ones before that.
+
+    Args:
+        few: the launches for fewer samples.
+    """
+    large = _tile(product)
+    columns = -(-product.channels // large.channels) * product.c.groups
+    enough = -(-_BLOCKS * large.rows // (columns * math.prod(product.c.outputs)))
+    parts = list(few)
+    before = few[-1].most if few else 0
+    if enough > before + 1 and large != _SMALL:
+        parts.append(Part(partial(tiled, product, _SMALL), before + 1, enough - 1))
+        before = enough - 1
+    parts.append(Part(partial(tiled, product, large), before + 1))
+    return w.kernel(*parts, method=f"{'vectors, then ' if few else ''}tiles {large}")
+
+
+def _tile(product: Product) -> Tile:
+    """The largest tile that leaves few lanes without a channel, and every sum a register."""
+    vectors = -(-product.channels // WARP)
+    wide = product.registers == 1 and vectors % 4 in (0, 3)
+    return Tile(8, 4 if wide else min(2, vectors))
+
+
+def _places(product: Product) -> int:
+    pixels = math.prod(product.c.outputs)
+    return _PLACES if pixels * product.c.groups * product.channels >= 1 << 14 else 1
