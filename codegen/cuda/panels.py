@@ -1,0 +1,222 @@
+"""A step's words on their way to shared memory: of a block's rows, and of its columns.
+
+Rows and columns lie as `STEP` words each, in chunks of 16 bytes whose order is changed from row to row:
+chunk c of row r is the (c ^ (r / 2 % 4))-th, so that eight rows of a chunk, as `ldmatrix` reads them,
+lie in different banks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tvm import tirx
+from tvm.tirx.script import builder as tb
+
+from qcompile.codegen import expr as e
+from qcompile.codegen.cuda.matrices import BYTES, NOWHERE, STEP, Matrix
+from qcompile.codegen.cuda.tiles import Tile
+from qcompile.codegen.cuda.writer import CudaWriter, Here
+from qcompile.codegen.expr import Expr
+from qcompile.codegen.schedules.loops import split
+
+CHUNK = 4  # words
+CHUNKS = STEP // CHUNK  # of a row
+_ROWS = 8  # of a chunk that lie in different banks
+
+
+def word_of(row: Expr, chunk: Expr) -> Expr:
+    """Where a row's chunk lies, in words."""
+    return row * STEP + tirx.bitwise_xor(chunk, tirx.shift_right(row, 1) & 3) * CHUNK
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows that a thread loads: where each begins in the source, and which taps it lacks.
+
+    Attributes:
+        start: int32 registers: elements of the source.
+        missing: uint32 registers; a bit for a tap's place in a dimension.
+    """
+
+    start: Any
+    missing: Any
+
+
+def rows_of(w: CudaWriter, matrix: Matrix, rows: list[Expr], group: Expr) -> Rows:
+    """Look at some rows of the batch; beyond its end, at its last one."""
+    c = matrix.c
+    last = e.bind(w.n * matrix.pixels - 1)
+    found = Rows(w.registers(len(rows), "int32"), w.registers(len(rows), "uint32"))
+    for i, row in enumerate(rows):
+        n, *place = split(tirx.max(tirx.min(row, last), 0), c.outputs)
+        at = n * matrix.layout.size + group * (c.channels * matrix.layout.strides[1])
+        mask: Expr = e.const(NOWHERE, "uint32")
+        for d, stride in enumerate(matrix.spatial_strides()):
+            first = e.bind(place[d] * c.stride[d] - c.padding[2 * d])
+            at = at + first * stride
+            if d in matrix.bordered:
+                mask = _missing(matrix, d, first, mask)
+        tb.buffer_store(found.start, at, [i])
+        tb.buffer_store(found.missing, mask, [i])
+    return found
+
+
+def _missing(matrix: Matrix, d: int, first: Expr, mask: Expr) -> Expr:
+    """Add the bits of the taps that lie outside in a dimension."""
+    size, none = e.const(matrix.c.inputs[d], "uint32"), e.const(0, "uint32")
+    for index in range(matrix.c.kernel[d]):
+        at = e.cast(first + index * matrix.c.dilation[d], "uint32")
+        bit = e.const(1 << matrix.bit(d, index), "uint32")
+        mask = mask | e.select(at < size, none, bit)
+    return mask
+
+
+class RowLoader:
+    """Copies of a block's rows, some words a thread.
+
+    Threads take pieces so that neither shared memory's banks nor the source's lines are asked twice:
+    whole chunks row by row, smaller pieces of the same chunk of eight rows.
+    """
+
+    def __init__(self, w: CudaWriter, matrix: Matrix, tile: Tile, t: Here, group: Expr) -> None:
+        self._w, self._matrix, self._tile = w, matrix, tile
+        self._source = w.operands[matrix.c.source].flat
+        self._piece = matrix.piece
+        self._table = w.buffer(matrix.table())
+        self._jobs = tile.rows * STEP // matrix.piece
+        each = max(1, self._jobs // tile.threads)
+        per_chunk = CHUNK // matrix.piece
+        if per_chunk == 1:
+            row, chunk, unit = t.thread // CHUNKS, t.thread % CHUNKS, e.const(0, "int32")
+        else:
+            unit, rest = t.thread % per_chunk, t.thread // per_chunk
+            row = rest // (_ROWS * CHUNKS) * _ROWS + rest % _ROWS
+            chunk = rest // _ROWS % CHUNKS
+        row, self._thread = e.bind(row), t.thread
+        self._apart = tile.threads * matrix.piece // STEP  # rows
+        first = t.x * tile.rows + row
+        self._rows = rows_of(w, matrix, [first + i * self._apart for i in range(each)], group)
+        self._place = e.bind(word_of(row, chunk) + unit * matrix.piece)
+        self._number = e.bind(chunk * per_chunk + unit)
+        self._several = len(matrix.fills[0]) > 1
+        fills = torch.tensor([word for one in matrix.fills[0] for word in one], dtype=torch.int32)
+        self._beyond = w.buffer(fills) if matrix.may_miss else None
+        self._width = 4 if self._several else 2
+        self._entry = w.registers(self._width, "int32")
+
+    def look(self, step: Expr) -> None:
+        """Read where the pieces of a step lie: at least one step before they are copied."""
+        at = (step * (STEP // self._piece) + self._number) * self._width
+        entry, found = tirx.address_of(self._entry[0]), tirx.address_of(self._table[at])
+        self._w.device(f"qc_move_{self._width * BYTES}", entry, found)
+
+    def copy(self, shared: Any, at: Expr) -> None:
+        """Copy what was looked for to shared memory, from a word on."""
+        if self._jobs < self._tile.threads:
+            with tb.If(self._thread < self._jobs), tb.Then():
+                self._copy(shared, at)
+        else:
+            self._copy(shared, at)
+
+    def _copy(self, shared: Any, at: Expr) -> None:
+        name = f"qc_copy_{self._piece * BYTES}"
+        entry, beyond = self._entry, self._beyond
+        place = e.bind(at + self._place)
+        for i in range(max(1, self._jobs // self._tile.threads)):
+            target = tirx.address_of(shared[place + i * self._apart * STEP])
+            source = tirx.address_of(self._source[self._rows.start[i] + entry[0]])
+            if beyond is None:
+                self._w.device(name, target, source)
+                continue
+            missing = self._rows.missing[i] & e.cast(entry[1], "uint32")
+            inside = tirx.EQ(missing, e.const(0, "uint32"))
+            other = beyond[entry[2] * self._piece if self._several else 0]
+            self._w.device(f"{name}_if", target, inside, source, tirx.address_of(other))
+
+
+class RowGatherer:
+    """Words of a block's rows made of bytes, from wherever they lie; a thread has one row."""
+
+    def __init__(self, w: CudaWriter, matrix: Matrix, tile: Tile, t: Here, group: Expr) -> None:
+        assert tile.threads % tile.rows == 0
+        self._w, self._matrix, self._tile = w, matrix, tile
+        self._source = w.operands[matrix.c.source].flat
+        self._table = w.buffer(matrix.table())
+        self._row, self._chunk = e.bind(t.thread % tile.rows), e.bind(t.thread // tile.rows)
+        self._rows = rows_of(w, matrix, [t.x * tile.rows + self._row], group)
+        self._step = w.registers(1, "int32")
+
+    def look(self, step: Expr) -> None:
+        """Say which step is copied next."""
+        tb.buffer_store(self._step, step, [0])
+
+    def copy(self, shared: Any, at: Expr) -> None:
+        """Gather the step's words into shared memory, from a word on."""
+        across = self._tile.threads // self._tile.rows
+        for first in range(0, CHUNKS, across):
+            chunk = self._chunk + first
+            if across > CHUNKS:
+                with tb.If(chunk < CHUNKS), tb.Then():
+                    self._gather(shared, at, chunk)
+            else:
+                self._gather(shared, at, chunk)
+
+    def _gather(self, shared: Any, at: Expr, chunk: Expr) -> None:
+        words = self._w.registers(CHUNK, "uint32")
+        first = e.bind((self._step[0] * STEP + chunk * CHUNK) * (2 * BYTES))
+        with tb.unroll(CHUNK) as i:
+            tb.buffer_store(words, e.const(0, "uint32"), [i])
+            for j in range(BYTES):
+                byte = self._byte(first + (i * BYTES + j) * 2)
+                moved = tirx.shift_left(byte, e.const(8 * j, "uint32"))
+                tb.buffer_store(words, words[i] | moved, [i])
+        place = tirx.address_of(shared[at + word_of(self._row, chunk)])
+        self._w.device("qc_move_16", place, tirx.address_of(words[0]))
+
+    def _byte(self, at: Expr) -> Expr:
+        """The byte that an entry of the table tells of, as a uint32."""
+        found = e.cast(self._source[self._rows.start[0] + self._table[at]], "uint32")
+        if self._matrix.may_miss:
+            missing = self._rows.missing[0] & e.cast(self._table[at + 1], "uint32")
+            fill = e.const(self._matrix.fill_word & 0xFF, "uint32")
+            found = tirx.if_then_else(tirx.EQ(missing, e.const(0, "uint32")), found, fill)
+        return found & e.const(0xFF, "uint32")
+
+
+def row_loader(
+    w: CudaWriter, matrix: Matrix, tile: Tile, t: Here, group: Expr
+) -> RowLoader | RowGatherer:
+    """What loads the rows of a block, the t.x-th."""
+    return (RowLoader if matrix.piece else RowGatherer)(w, matrix, tile, t, group)
+
+
+def column_loader(
+    w: CudaWriter, matrix: Matrix, tile: Tile, t: Here, first: Expr, columns: int, group: Expr
+) -> Callable[[Any, Expr, Expr], None]:
+    """What copies the columns of a block: `(shared, at, step)`.
+
+    Args:
+        first: of the block, of the group's `columns`.
+    """
+    weights = w.weights(matrix.weights(columns))
+    jobs = tile.columns * CHUNKS
+    place = e.bind(word_of(t.thread // CHUNKS, t.thread % CHUNKS))
+    start = e.bind(group * (matrix.steps * columns * STEP) + first * STEP + t.thread * CHUNK)
+
+    def copies(shared: Any, at: Expr, step: Expr) -> None:
+        for i in range(max(1, jobs // tile.threads)):
+            target = shared[at + place + i * (tile.threads // CHUNKS * STEP)]
+            source = weights[start + step * (columns * STEP) + i * tile.threads * CHUNK]
+            w.device("qc_copy_16", tirx.address_of(target), tirx.address_of(source))
+
+    def load(shared: Any, at: Expr, step: Expr) -> None:
+        if jobs < tile.threads:
+            with tb.If(t.thread < jobs), tb.Then():
+                copies(shared, at, step)
+        else:
+            copies(shared, at, step)
+
+    return load
