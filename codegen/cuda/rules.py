@@ -12,6 +12,7 @@ from qcompile.codegen.cuda.pointwise import pointwise
 from qcompile.codegen.cuda.reduction import reduction
 from qcompile.codegen.cuda.sample_range import sample_range
 from qcompile.codegen.cuda.softmax import softmax
+from qcompile.codegen.cuda.tensor_cores import tensor_cores
 from qcompile.codegen.cuda.window import window
 from qcompile.codegen.cuda.writer import CudaKernel, CudaWriter
 from qcompile.codegen.groups import BITPACK, Group
@@ -28,6 +29,7 @@ def _pointwise(w: CudaWriter) -> CudaKernel | None:
 
 RULES: tuple[Callable[[CudaWriter], CudaKernel | None], ...] = (
     window,
+    tensor_cores,
     direct,
     reduction,
     sample_range,
