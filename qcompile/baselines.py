@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx.proxy import TraceError
 
+from qcompile.program import Program
+
 Inputs = tuple[Tensor, ...]
 Call = Callable[..., object]
 ENGINES = ("x86", "fbgemm")
@@ -46,6 +48,11 @@ class Timing:
     batch: int
     seconds: float | None
     spread: float = 1.0
+
+
+def ours(program: Program) -> Rival:
+    """The program itself, which the others are held against."""
+    return Rival("qcompile", program, size=program.size)
 
 
 def eager(model: nn.Module) -> Rival:

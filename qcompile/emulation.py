@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 from qcompile.cuda.driver import Context, driver
 from qcompile.errors import QCompileError
-
-ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)  # between them nothing differs
+from qcompile.ir.target import ARCHITECTURES
 
 _settings = threading.Lock()  # of the emulator, which the process has one of
 
@@ -34,8 +33,11 @@ class Emulated:
             raise QCompileError(
                 f"there is no GPU sm_{self.arch} to emulate", hint=f"one of {known}"
             )
-        if type(self.order) is not int or self.order < 0:
-            raise QCompileError(f"order is {self.order!r}", hint="a number from 0 up")
+        from qcompile import emulator
+
+        if type(self.order) is not int or not 0 <= self.order < emulator.ORDERS:
+            hint = f"a number from 0 to {emulator.ORDERS - 1}"
+            raise QCompileError(f"order is {self.order!r}", hint=hint)
 
     def image(self, source: str) -> bytes:
         """The source, compiled for this CPU.

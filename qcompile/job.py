@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from torch import nn
 from torch.fx import GraphModule
-from torch.utils._pytree import tree_leaves
 
-from qcompile import api, baselines, model_file, report, tuning_search, weights
+from qcompile import api, model_file, report, tuning_search, weights
 from qcompile.calibration import calibrate, constant_note, knows_ranges, needs_calibration
 from qcompile.codegen.linker import find_linker
 from qcompile.codegen.machine import machine_of
@@ -23,21 +20,15 @@ from qcompile.errors import QCompileError
 from qcompile.ir.plan import FLOAT_BITS, LayerPlan
 from qcompile.ir.target import Target, processors
 from qcompile.kernels import lower, wanted
-from qcompile.machine import choose
-from qcompile.model_file import Inputs, ModelFile
+from qcompile.model_file import ModelFile
 from qcompile.passes.choose_quantized import FIRST, LAST
-from qcompile.program import Program
 from qcompile.program_file import SUFFIX
 from qcompile.quant.recipe import Recipe
-from qcompile.recording import Recording
+from qcompile.recording import BUDGET, Recording
 from qcompile.steps import Steps
+from qcompile.trial import Trial, calibration_of, evaluate
 from qcompile.tuning import Tuning
 from qcompile.tuning_search import Tuned
-from qcompile.verification import verify
-
-CALIBRATION = 32  # batches of calibration data that are used at most
-SHORT, LONG = 0.5, 3.0  # seconds that each rival's calls are timed, without and with --benchmark
-BATCHES = (1, 64)
 
 
 @dataclass(frozen=True)
@@ -89,7 +80,7 @@ def run(job: Job, out: Console, err: Console) -> bool:
     dump = Dump(job.dump_dir, out.print if job.print_after_each else None)
 
     train_float(job, file, steps)
-    float_accuracy = _evaluate(file, file.model, "evaluate the float network", steps)
+    float_accuracy = evaluate(file, file.model, "evaluate the float network", steps)
     prepared = _prepare(job, file, dump)
     if unreached := _unreached(job.recipe, prepared.meta["plans"]):
         steps.note(unreached)
@@ -97,7 +88,9 @@ def run(job: Job, out: Console, err: Console) -> bool:
     with steps("convert to integers"):
         converted = api.convert(prepared, after_each=dump)
     # Only now: convert froze the observers, and the digits of the test must not move them.
-    fake_accuracy = _evaluate(file, prepared, "evaluate the quantized network", steps)
+    # Of a program that this machine cannot run, what `evaluate` feeds the quantized network is verified.
+    recording = Recording(prepared, BUDGET if any(t.is_gpu for t in job.targets) else 0)
+    fake_accuracy = evaluate(file, recording, "evaluate the quantized network", steps)
     tuned = _tune(job, converted, steps, out)
     program = api.compile(
         converted,
@@ -108,11 +101,23 @@ def run(job: Job, out: Console, err: Console) -> bool:
         kernel=job.kernels,
     )
     report.show(out, program.summary())
-    accuracies = (float_accuracy, fake_accuracy)
-    if not _try_out(job, file, program, prepared, converted, accuracies, steps, out):
+    trial = Trial(
+        file,
+        prepared,
+        converted,
+        before=(float_accuracy, fake_accuracy),
+        seen=recording.batches,
+        threads=job.threads,
+        verified=job.verify,
+        long=job.benchmark,
+        steps=steps,
+        out=out,
+    )
+    how = trial.run(program)
+    if how is None:
         return False
     program.save(output)
-    report.show(out, report.saved(str(output), program.size))
+    report.show(out, report.saved(str(output), program.size, how))
     return True
 
 
@@ -299,21 +304,6 @@ def _calibrate(file: ModelFile, prepared: GraphModule, steps: Steps) -> None:
         )
 
 
-def calibration_of(file: ModelFile) -> Iterable[Inputs]:
-    """What a prepared network is calibrated on: the file's data, or its example inputs."""
-    if file.has("calibration_data"):
-        return islice(file.calibration_data(), CALIBRATION)
-    return [file.example_inputs]
-
-
-def _evaluate(file: ModelFile, model: nn.Module, title: str, steps: Steps) -> float | None:
-    if not file.has("evaluate"):
-        return None
-    model.eval()
-    with steps(title):
-        return file.evaluate(model)
-
-
 # --- the program ---------------------------------------------------------------------------------
 
 
@@ -330,65 +320,3 @@ def _tune(job: Job, converted: GraphModule, steps: Steps, out: Console) -> Tuned
         steps.note(note)
     report.show(out, report.tuning_table(tuned))
     return tuned
-
-
-def _try_out(
-    job: Job,
-    file: ModelFile,
-    program: Program,
-    prepared: GraphModule,
-    converted: GraphModule,
-    before: tuple[float | None, float | None],
-    steps: Steps,
-    out: Console,
-) -> bool:
-    """Evaluate, verify and time the program; False if it does not verify."""
-    try:
-        choose(program.info)
-    except QCompileError as error:
-        steps.note(f"Not verified, since this machine cannot run it: {error.what}.")
-        return True
-    if job.threads is not None:
-        program.num_threads = job.threads
-    recording = Recording(program)
-    accuracy = _evaluate(file, recording, "evaluate the program", steps)
-    report.show(out, report.accuracy_table(*before, accuracy) if accuracy is not None else None)
-    if job.verify:
-        inputs = recording.batches or list(calibration_of(file))
-        with steps("verify"):
-            same = _equal_on(prepared, converted, inputs)
-            found = verify(program, converted, inputs)
-        report.show(out, report.verdict(found, fake_quant_equal=same))
-        if not (same and found.ok):
-            return False
-    _time(job, file, program, steps, out)
-    return True
-
-
-@torch.no_grad()
-def _equal_on(prepared: GraphModule, converted: GraphModule, batches: Iterable[Inputs]) -> bool:
-    """Whether the fake-quant model in eval mode and its integers give the same bits."""
-    prepared.eval()
-    return all(
-        torch.equal(a, b)
-        for x in batches
-        for a, b in zip(tree_leaves(prepared(*x)), tree_leaves(converted(*x)), strict=True)
-    )
-
-
-def _time(job: Job, file: ModelFile, program: Program, steps: Steps, out: Console) -> None:
-    """The program beside the float network in PyTorch, in float and in 8 bits."""
-    seconds = LONG if job.benchmark else SHORT
-    threads = program.num_threads
-    torch.set_num_threads(threads)
-    with steps("measure latency"):
-        ours = baselines.Rival("qcompile", program, size=program.size)
-        calibration = list(islice(calibration_of(file), 4))
-        entrants = [ours, baselines.eager(file.model)]
-        entrants += baselines.static_int8(file.model, calibration)
-        timings = [
-            timing
-            for batch in BATCHES
-            for timing in baselines.measure(entrants, file.example_inputs, batch, seconds=seconds)
-        ]
-    report.show(out, report.timing_table(entrants, timings, threads))

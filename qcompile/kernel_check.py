@@ -174,6 +174,8 @@ def _results(kernels: Sequence[KernelInfo], lowered: GraphModule) -> Iterator[_R
     """
     nodes = {node.name: node for node in lowered.graph.nodes}
     for info in kernels:
+        if not info.nodes and not info.results:  # a copy of a value that is stored already
+            continue
         stored = [value.node for value in info.results]
         if not stored or not nodes.keys() >= {*info.nodes, *stored}:
             raise QCompileError(

@@ -70,7 +70,7 @@ def _hint(info: ProgramInfo, arch: str | None) -> str:
     if all(v.machine == CUDA for v in info.variants):
         return (
             'compile it for target="cuda,cpu", which holds code for both; or emulate the GPU, which '
-            "is slow: qcompile.load(path, emulate=80)"
+            "is slow: qcompile run --emulate sm_80, or qcompile.load(path, emulate=80)"
         )
     return (
         'compile it on this machine for target="cpu"; or, on one of its family, for '

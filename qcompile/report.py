@@ -35,14 +35,17 @@ def share(value: float | None) -> str:
     return f"{value:.2%}" if 0 <= value <= 1 else f"{value:.4g}"
 
 
-def timing_table(
-    rivals: Sequence[Rival], timings: Sequence[Timing], threads: int
-) -> RenderableType:
-    """Size and milliseconds a call of each rival, and how many times the first one's that is."""
+def timing_table(rivals: Sequence[Rival], timings: Sequence[Timing], where: str) -> RenderableType:
+    """Size and milliseconds a call of each rival, and how many times the first one's that is.
+
+    Args:
+        timings: none, where nothing was timed.
+        where: it was timed: "2 threads", the name of a GPU.
+    """
     batches = list(dict.fromkeys(t.batch for t in timings))
-    plural = "s" if threads > 1 else ""
+    latency = f", and latency: median of a call, {where}" if timings else ""
     table = Table(
-        title=f"size, and latency: median of a call, {threads} thread{plural}; ×: times ours",
+        title=f"size{latency}; ×: times ours",
         title_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -60,7 +63,7 @@ def timing_table(
         for t in own:
             ours = next(other.seconds for other in timings if other.batch == t.batch)
             cells += [_milliseconds(t.seconds), _ratio(t.seconds, ours)]
-        spread = max(t.spread for t in own)
+        spread = max((t.spread for t in own), default=1.0)
         unsteady = f"unsteady, {spread:.1f} times" if spread > UNSTEADY else ""
         table.add_row(rival.name, *cells, rival.reason or unsteady)
     if any(t.spread > UNSTEADY for t in timings):
@@ -124,6 +127,6 @@ def verdict(found: VerifyReport, *, fake_quant_equal: bool) -> RenderableType:
     return Text(f"{found.verdict()}\nfake-quant model: equal to the bit", "bold green")
 
 
-def saved(path: str, size: int) -> RenderableType:
-    """Where the program is."""
-    return Text.assemble("wrote ", (path, "bold"), f", {size:,} bytes")
+def saved(path: str, size: int, how: str = "") -> RenderableType:
+    """Where the program is, and how it was verified where that needs saying."""
+    return Text.assemble("wrote ", (path, "bold"), f", {size:,} bytes", how and f"; {how}")

@@ -134,6 +134,7 @@ def open_network(
     from qcompile import model_file
     from qcompile.ir.target import Target
     from qcompile.sensitivity_network import Network
+    from qcompile.trial import calibration_of
 
     at_least("--epochs", options.epochs, 0)
     at_least("--samples", options.samples, 1)
@@ -167,7 +168,7 @@ def open_network(
             file.model,
             file.example_inputs,
             recipe=recipe,
-            calibration=jobs.calibration_of(file),
+            calibration=calibration_of(file),
             evaluate=evaluate,
             samples=options.samples,
             name=file.name,

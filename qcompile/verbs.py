@@ -16,8 +16,10 @@ from rich.text import Text
 
 from qcompile.errors import QCompileError
 from qcompile.files import read
+from qcompile.ir.target import Target
 from qcompile.machine import obstacle, runnable
 from qcompile.program_file import Archive, unpack
+from qcompile.program_info import CUDA
 from qcompile.program_summary import Summary
 
 if TYPE_CHECKING:
@@ -55,40 +57,63 @@ def run_parser() -> argparse.ArgumentParser:
     add("-o", "--output", type=Path, metavar="Y.npy", help="where the result goes; else printed")
     add("--threads", type=int, metavar="N", help="default: all cores")
     add("--arch", metavar="NAME", help="the variant to run (default: the best for this machine)")
+    add(
+        "--emulate",
+        metavar="sm_80",
+        help="run code for GPUs on the CPU, which emulates one: slow, for small batches",
+    )
     return parser
 
 
 def run(options: argparse.Namespace, out: Console, err: Console) -> int:
     """Run a program on arrays from files, or on random numbers."""
-    from qcompile.program import load
-
     if options.output is not None and options.output.resolve() == Path(options.program).resolve():
         raise QCompileError(
             "the result would take the program's place",
             where=str(options.output),
             hint="-o names another file",
         )
-    program = load(options.program, arch=options.arch)
+    program = _opened(options)
     if options.threads is not None:
         program.num_threads = options.threads
     inputs = [_read_array(path) for path in options.input] or _random_inputs(program)
     result = program(*inputs)
     outputs = result if isinstance(result, tuple) else (result,)
-    seconds = []
-    for _ in range(5):
-        start = time.perf_counter()
-        program(*inputs)
-        seconds.append(time.perf_counter() - start)
+    how = _run_how(program, inputs, " on random numbers" * (not options.input))
     if options.output is not None:
         _write_arrays(options.output, outputs)
     for spec, array in zip(program.info.outputs, outputs, strict=True):
         out.print(Text(f"{spec.name}: {array.dtype}{list(array.shape)}"))
         if options.output is None:
             out.print(Text(str(array)))
-    kind = "" if options.input else " on random numbers"
-    took = f"{median(seconds) * 1e3:.3f} ms{kind}, {program.num_threads} thread(s)"
-    err.print(Text(f"{took}, {program.variant.arch}"))
+    err.print(Text(f"{how}, {program.variant.arch}"))
     return OK
+
+
+def _opened(options: argparse.Namespace) -> Program:
+    """The program, made ready to run as the options say.
+
+    Raises:
+        QCompileError: this machine cannot run it so.
+    """
+    from qcompile.program import load
+
+    emulate = None if options.emulate is None else Target("cuda", options.emulate).number
+    return load(options.program, arch=options.arch, emulate=emulate)
+
+
+def _run_how(program: Program, inputs: Sequence[Any], kind: str) -> str:
+    """How long a call takes on such inputs, and on what; an emulation's time is nobody's."""
+    if program.emulates is not None:
+        return f"emulated on the CPU as sm_{program.emulates}{kind}"
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        program(*inputs)
+        seconds.append(time.perf_counter() - start)
+    on_gpu = program.variant.machine == CUDA
+    where = "copies to the GPU and back included" if on_gpu else f"{program.num_threads} thread(s)"
+    return f"{median(seconds) * 1e3:.3f} ms{kind}, {where}"
 
 
 def _read_array(path: Path) -> Any:
@@ -145,6 +170,8 @@ def inspect(options: argparse.Namespace, out: Console, err: Console) -> int:
     parts = {"code": sum(sizes.code), "constants": sizes.constants, "metadata": sizes.rest}
     out.print(Text(f"holds    {', '.join(f'{n:,} bytes of {what}' for what, n in parts.items())}"))
     out.print(_variants(archive))
+    for line in _gpu_code(archive):
+        out.print(Text(line))
     if options.kernels:
         for variant in info.variants:
             out.print(Text(f"kernels of {variant.arch}"))
@@ -168,6 +195,25 @@ def _variants(archive: Archive) -> Table:
         tuned = str(sum(bool(kernel.tuned) for kernel in variant.kernels))
         table.add_row(*map(Text, (variant.arch, variant.machine, size, tuned, here)))
     return table
+
+
+def _gpu_code(archive: Archive) -> list[str]:
+    """What the variants for GPUs hold, a line each."""
+    lines = []
+    for variant in archive.info.variants:
+        if variant.machine != CUDA:
+            continue
+        source, image = archive.source(variant), archive.library(variant)
+        exact = [f for f in variant.features if f.startswith("sm_")]
+        ptx = [f for f in variant.features if not f.startswith("sm_")]
+        held = f"{len(source.encode()):,} bytes of CUDA source"
+        if image:
+            newer = f" and, as PTX ({', '.join(ptx)}), newer ones" if ptx else ""
+            held += f", {len(image):,} of machine code for {', '.join(exact)}{newer}"
+        else:
+            held += " alone, which NVRTC compiles where the program is loaded"
+        lines.append(f"{variant.arch} holds {held}")
+    return lines
 
 
 def digits_parser() -> argparse.ArgumentParser:

@@ -5,6 +5,8 @@ value's ops runs on what was stored before it: so a value answers for itself alo
 equal, and a wrong one is named. The references together, the lowered graph, must give the bits of the
 converted graph.
 
+Code for GPUs runs on a GPU of this machine, or on an emulation of one by the CPU, which says so.
+
 Float kernels may add in another order than the reference. Where such a value is quantized next, a
 value within rounding of the boundary may get another level, though every kernel is right. Samples
 in which that happened are counted and left out of the end-to-end error.
@@ -29,7 +31,7 @@ from qcompile.machine import obstacle
 from qcompile.passes.one_bit import Stays
 from qcompile.pipelines import lower
 from qcompile.program import Program
-from qcompile.program_info import ProgramInfo
+from qcompile.program_info import CUDA, ProgramInfo
 from qcompile.verify_report import OutputReport, VerifyReport
 
 __all__ = ["TOLERANCE", "VerifyReport", "verify"]
@@ -40,7 +42,13 @@ _CHUNK = 64  # samples whose intermediate values are kept at once
 
 
 def verify(
-    program: Program, converted: GraphModule, inputs: Any, *, tolerance: float = TOLERANCE
+    program: Program,
+    converted: GraphModule,
+    inputs: Any,
+    *,
+    tolerance: float = TOLERANCE,
+    emulate: int | Sequence[int] | None = None,
+    emulated_samples: int | None = None,
 ) -> VerifyReport:
     """Compare a program with the graph that it was compiled from: each variant that runs here.
 
@@ -50,20 +58,84 @@ def verify(
             for each batch. Batches may have different sizes.
         tolerance: the largest error of a float result, relative to the largest value of that
             tensor, or to 1 if that is less.
+        emulate: architectures (80 for sm_80) as which the CPU emulates the code for GPUs, each by
+            itself, in place of a GPU. Slow: a few samples of a small network take seconds.
+        emulated_samples: how many of the samples these get; None: all.
 
     Raises:
-        QCompileError: `converted` is not the graph of this program; this machine cannot run it; or
-            the inputs do not fit or hold NaN, on which no comparison says anything.
+        QCompileError: `converted` is not the graph of this program; this machine cannot run it, or
+            cannot emulate a GPU; or the inputs do not fit or hold NaN, on which no comparison says
+            anything.
     """
     _check_graph(program, converted)
     batches = _batches(inputs, len(program.info.inputs))
     graph = lower(converted, stays=_stayed(program.info))
-    variants = [_Variant(one, graph, tolerance) for one in program.runnable()]
+    native, emulated = _compared(program, (emulate,) if isinstance(emulate, int) else emulate or ())
+    few = batches if emulated_samples is None else _first(batches, emulated_samples)
+    reports = [
+        *_reports(native, graph, converted, batches, tolerance),
+        *_reports(emulated, graph, converted, few, tolerance),
+    ]
+    unverified = _unverified(program) if not emulated else _unverified(program, gpus=False)
+    return replace(reports[0], others=tuple(reports[1:]), unverified=unverified)
+
+
+def _compared(
+    program: Program, emulate: Sequence[int]
+) -> tuple[tuple[Program, ...], tuple[Program, ...]]:
+    """The program as each variant that is compared: those that run as they are, and the emulated.
+
+    Raises:
+        QCompileError: this machine can run none; or it cannot emulate a GPU, or there is no code for it.
+    """
+    if not emulate or program.emulates is not None:
+        return program.runnable(), ()
+    variants = program.info.variants if program.arch is None else (program.variant,)
+    emulated = tuple(
+        program.as_variant(v.arch).emulated(arch)
+        for v in variants
+        if v.machine == CUDA
+        for arch in emulate
+        if v.arch in (CUDA, f"sm_{arch}")
+    )
+    if not emulated:
+        names = ", ".join(f"sm_{arch}" for arch in emulate)
+        held = ", ".join(v.arch for v in variants)
+        raise QCompileError(
+            f"the program {program.info.model} has no code for {names}, and none to emulate",
+            hint=f'it holds {held}; target="cuda" is for all GPUs',
+        )
+    native = (v for v in variants if v.machine != CUDA and not obstacle(v))
+    return tuple(program.as_variant(v.arch) for v in native), emulated
+
+
+def _first(batches: Sequence[tuple[Tensor, ...]], samples: int) -> list[tuple[Tensor, ...]]:
+    """So many samples of the batches, from the first on; one at least."""
+    found: list[tuple[Tensor, ...]] = []
+    left = max(1, samples)
+    for batch in batches:
+        if left > 0:
+            found.append(tuple(x[:left] for x in batch))
+            left -= batch[0].shape[0]
+    return found
+
+
+def _reports(
+    programs: Sequence[Program],
+    graph: GraphModule,
+    converted: GraphModule,
+    batches: Sequence[tuple[Tensor, ...]],
+    tolerance: float,
+) -> list[VerifyReport]:
+    """One for each program, all on the same samples."""
+    if not programs:
+        return []
+    variants = [_Variant(one, graph, tolerance) for one in programs]
     samples = unlike = 0
     for number, batch in enumerate(batches):
         for variant in variants:
             variant.call(batch)  # says what is wrong with the inputs, if anything is
-        _check_nan(batch, program)
+        _check_nan(batch, programs[0])
         size = batch[0].shape[0]
         for start in range(0, size, _CHUNK):
             chunk = [x.detach()[start : start + _CHUNK] for x in batch]
@@ -73,8 +145,7 @@ def verify(
                 variant.compare(reference, expected, number, start)
             unlike += _unlike(reference.results(), expected)
         samples += size
-    first, *others = [v.report(samples, unlike, tolerance) for v in variants]
-    return replace(first, others=tuple(others), unverified=_unverified(program))
+    return [v.report(samples, unlike, tolerance) for v in variants]
 
 
 def _stayed(info: ProgramInfo) -> Stays:
@@ -88,11 +159,16 @@ def _stayed(info: ProgramInfo) -> Stays:
     return lambda node: bytes_.get(str(node.meta.get("layer")), "")
 
 
-def _unverified(program: Program) -> tuple[str, ...]:
-    """The variants of a program that were not compared, each with the reason."""
+def _unverified(program: Program, gpus: bool = True) -> tuple[str, ...]:
+    """The variants of a program that were not compared, each with the reason.
+
+    Args:
+        gpus: whether those for GPUs are among the variants.
+    """
     if program.arch is not None:
         return ()
-    why = ((variant, obstacle(variant)) for variant in program.info.variants)
+    variants = (v for v in program.info.variants if gpus or v.machine != CUDA)
+    why = ((variant, obstacle(variant)) for variant in variants)
     return tuple(f"{variant.arch} {reason}" for variant, reason in why if reason)
 
 
@@ -189,6 +265,7 @@ class _Variant:
             unlike=unlike,
             tolerance=tolerance,
             variant=self._program.variant.arch,
+            emulated=self._program.emulates,
         )
 
 

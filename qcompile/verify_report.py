@@ -114,6 +114,8 @@ class VerifyReport:
             not give the bits of the converted graph.
         tolerance: of float values.
         variant: the variant of the program that all this is about.
+        emulated: the architecture (80 for sm_80) of the GPU that the CPU emulated; None where the
+            code ran on what it is for.
         others: the reports of the other variants that this machine runs.
         unverified: the variants that it cannot run, each with the reason.
     """
@@ -127,6 +129,7 @@ class VerifyReport:
     variant: str = ""
     others: tuple[VerifyReport, ...] = ()
     unverified: tuple[str, ...] = ()
+    emulated: int | None = None
 
     @property
     def ok(self) -> bool:
@@ -150,6 +153,14 @@ class VerifyReport:
         shares = [o.top1_agreement for report in self._each() for o in report.outputs]
         return min((share for share in shares if share is not None), default=None)
 
+    @property
+    def name(self) -> str:
+        """The variant, and how it was run: "haswell", "cuda, emulated on the CPU as sm_80"."""
+        return self.variant + self._how()
+
+    def _how(self) -> str:
+        return "" if self.emulated is None else f", emulated on the CPU as sm_{self.emulated}"
+
     def _each(self) -> tuple[VerifyReport, ...]:
         return (self, *self.others)
 
@@ -159,7 +170,7 @@ class VerifyReport:
         if self.unlike:
             lines.append(f"lowering: {self.unlike:,} of {self.samples:,} samples get other bits")
         lines += [str(output) for output in self.outputs if not self._within(output)]
-        return lines + [f"{o.variant}: {line}" for o in self.others for line in o.failures()]
+        return lines + [f"{o.name}: {line}" for o in self.others for line in o.failures()]
 
     def raise_if_failed(self) -> None:
         """Do nothing if all is well.
@@ -178,7 +189,7 @@ class VerifyReport:
 
     def verdict(self) -> str:
         """The last lines: what was verified, and on how much; and what was not."""
-        several = bool(self.others or self.unverified)
+        several = bool(self.unverified) or len({r.variant for r in self._each()}) > 1
         lines = [report._own_verdict(named=several) for report in self._each()]
         if self.unverified:
             lines += ["unverified, as this machine cannot run them:", *self.unverified]
@@ -187,7 +198,7 @@ class VerifyReport:
     def _own_verdict(self, named: bool) -> str:
         own = replace(self, others=())
         word = "verified" if own.ok else "NOT VERIFIED"
-        word += f" as {self.variant}" if named else ""
+        word += f" as {self.name}" if named else self._how()
         exact = [kernel for kernel in self.kernels if kernel.equal is not None]
         equal = sum(kernel.equal is True for kernel in exact)
         samples = f"{self.samples:,} sample{'' if self.samples == 1 else 's'}"

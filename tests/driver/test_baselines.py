@@ -127,7 +127,7 @@ def test_table_of_timings() -> None:
         Timing("int8", 64, None),
     ]
     text = io.StringIO()
-    Console(file=text, width=120).print(report.timing_table(rivals, timings, 2))
+    Console(file=text, width=120).print(report.timing_table(rivals, timings, "2 threads"))
     lines = [" ".join(line.replace("│", " ").split()) for line in text.getvalue().splitlines()]
     assert lines[0] == "size, and latency: median of a call, 2 threads; ×: times ours"
     assert "qcompile 1,000 1.00 1.000 ms 1.00 200 ms 1.00" in lines
@@ -135,11 +135,22 @@ def test_table_of_timings() -> None:
     assert "int8 - - - - - - PyTorch cannot: because" in lines
 
 
+def test_a_table_of_sizes_alone() -> None:
+    """Of what this machine cannot run, nothing is timed."""
+    rivals = [Rival("qcompile", print, size=1000), Rival("float", print, size=4500)]
+    text = io.StringIO()
+    Console(file=text, width=120).print(report.timing_table(rivals, [], ""))
+    lines = [" ".join(line.split()) for line in text.getvalue().splitlines()]
+    assert lines[0] == "size; ×: times ours"
+    assert "float 4,500 4.50" in lines
+    assert not any("batch" in line or " ms" in line for line in lines)
+
+
 def test_a_busy_machine_is_named() -> None:
     rivals = [Rival("qcompile", print, size=1), Rival("float", print, size=1)]
     timings = [Timing("qcompile", 1, 0.001, 1.1), Timing("float", 1, 0.01, 7.0)]
     text = io.StringIO()
-    Console(file=text, width=120).print(report.timing_table(rivals, timings, 2))
+    Console(file=text, width=120).print(report.timing_table(rivals, timings, "2 threads"))
     assert "unsteady, 7.0 times" in text.getvalue()
     assert "1.1 times" not in text.getvalue()
     assert "the machine is busy" in text.getvalue()

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 import qcompile
-from qcompile import cli, digits, job
+from qcompile import cli, digits, trial
 
 MODEL = """
 import torch
@@ -57,8 +57,8 @@ def evaluate(model):
 @pytest.fixture(autouse=True)
 def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setattr(job, "SHORT", 0.01)
-    monkeypatch.setattr(job, "LONG", 0.01)
+    monkeypatch.setattr(trial, "SHORT", 0.01)
+    monkeypatch.setattr(trial, "LONG", 0.01)
     monkeypatch.chdir(tmp_path)
     Path("plain.py").write_text(MODEL)
     Path("trained.py").write_text(MODEL + TRAINED)

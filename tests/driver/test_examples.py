@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qcompile import cli, digits, job
+from qcompile import cli, digits, trial
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -25,7 +25,7 @@ def _few_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         write_idx(tmp_path / f"{stem}-images-idx3-ubyte", some.images)
         write_idx(tmp_path / f"{stem}-labels-idx1-ubyte", some.labels)
     monkeypatch.setenv("QCOMPILE_DATA", str(tmp_path))
-    monkeypatch.setattr(job, "SHORT", 0.01)
+    monkeypatch.setattr(trial, "SHORT", 0.01)
     monkeypatch.chdir(tmp_path)
 
 

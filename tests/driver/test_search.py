@@ -20,7 +20,7 @@ from small_nets import generator
 from torch import nn
 
 import qcompile
-from qcompile import Search, cli, job, recipe_file, search_analysis, search_costs, search_report
+from qcompile import Search, cli, recipe_file, search_analysis, search_costs, search_report, trial
 from qcompile.program_info import KernelInfo
 from qcompile.search_budget import Budget, budget
 from qcompile.search_costs import Calls
@@ -328,7 +328,7 @@ def evaluate(model, samples=50):
 def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr(search_costs, "SECONDS", 0.02)
-    monkeypatch.setattr(job, "SHORT", 0.01)
+    monkeypatch.setattr(trial, "SHORT", 0.01)
     monkeypatch.chdir(tmp_path)
     Path("net.py").write_text(MODEL)
     threads = torch.get_num_threads()

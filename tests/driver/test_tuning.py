@@ -361,7 +361,7 @@ example_inputs = torch.randn(1, 3, 6, 6)
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("qcompile.job.SHORT", 0.0)
+    monkeypatch.setattr("qcompile.trial.SHORT", 0.0)
     (tmp_path / "net.py").write_text(MODEL)
     return tmp_path / "net.py"
 

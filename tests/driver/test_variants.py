@@ -22,7 +22,7 @@ from torch.fx import GraphModule
 from toy_library import affine_info, affine_library, affine_variant
 
 import qcompile
-from qcompile import QCompileError, cli, cpuinfo, job
+from qcompile import QCompileError, cli, cpuinfo, trial
 from qcompile.codegen.machine import machine_of
 from qcompile.ir.target import VARIANTS, Target
 from qcompile.machine import obstacle, runnable
@@ -262,7 +262,7 @@ example_inputs = torch.randn(4, 4)
 def test_from_a_model_file_to_a_portable_program(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(job, "SHORT", 0.01)
+    monkeypatch.setattr(trial, "SHORT", 0.01)
     monkeypatch.setattr("sys.path", [*sys.path])
     monkeypatch.setitem(VARIANTS, "x86_64", ("haswell", "x86-64-v2", "x86-64"))
     monkeypatch.chdir(tmp_path)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from qcompile import QCompileError, cli, job
+from qcompile import QCompileError, cli, trial
 from qcompile.verification import VerifyReport, verify
 
 MODEL = """
@@ -32,7 +32,7 @@ def train(model, epochs=1):
 @pytest.fixture(autouse=True)
 def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setattr(job, "SHORT", 0.01)
+    monkeypatch.setattr(trial, "SHORT", 0.01)
     monkeypatch.chdir(tmp_path)
     Path("net.py").write_text(MODEL)
 
@@ -247,12 +247,12 @@ def test_more_threads_than_cores(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_program_that_is_wrong_is_not_written(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def wrong(*arguments: Any) -> VerifyReport:
-        found = verify(*arguments)
+    def wrong(*arguments: Any, **more: Any) -> VerifyReport:
+        found = verify(*arguments, **more)
         bad = dataclasses.replace(found.outputs[0], max_error=9.0, relative_error=9.0)
         return dataclasses.replace(found, outputs=(bad,))
 
-    monkeypatch.setattr(job, "verify", wrong)
+    monkeypatch.setattr(trial, "verify", wrong)
     Path("net.qcp").write_text("the old one")
     assert cli.main(["net.py", "-o", "net.qcp"]) == cli.FAILED
     out = capsys.readouterr().out

@@ -1,0 +1,59 @@
+"""What is said of a program that was verified on an emulation: never that it was verified, and no more."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+from rich.console import Console
+
+from qcompile import report
+from qcompile.trial import Emulation
+from qcompile.verify_report import KernelReport, Mismatch, OutputReport, VerifyReport
+
+KERNEL = KernelReport("fc", "xnor_popcount", ("a",), True, None, None, True)
+WRONG = replace(KERNEL, equal=False, mismatch=Mismatch(0, (0, 1), 3, 4, 1, 8), ok=False)
+CUDA = VerifyReport((KERNEL,), (OutputReport("y", 0.0, 0.0, None),), 4, 0, 0, 1e-4, "cuda")
+REST = ": 4 samples, 1 of 1 integer kernels equal; y: max error 0"
+
+
+def test_a_gpu_verifies_as_a_processor_does() -> None:
+    assert CUDA.verdict() == f"verified{REST}"
+
+
+def test_one_emulation() -> None:
+    verdict = replace(CUDA, emulated=80).verdict()
+    assert verdict == f"verified, emulated on the CPU as sm_80{REST}"
+
+
+def test_several_emulations() -> None:
+    found = replace(CUDA, emulated=80, others=(replace(CUDA, emulated=90),))
+    assert found.verdict() == (
+        f"verified, emulated on the CPU as sm_80{REST}\nverified, emulated on the CPU as sm_90{REST}"
+    )
+
+
+def test_a_processor_and_an_emulation() -> None:
+    found = replace(CUDA, variant="haswell", others=(replace(CUDA, emulated=80),))
+    assert found.verdict() == (
+        f"verified as haswell{REST}\nverified as cuda, emulated on the CPU as sm_80{REST}"
+    )
+
+
+def test_an_emulation_that_fails() -> None:
+    found = replace(CUDA, kernels=(WRONG,), emulated=75)
+    assert found.verdict().startswith("NOT VERIFIED, emulated on the CPU as sm_75: ")
+    both = replace(CUDA, others=(found,))
+    assert not both.ok
+    [line] = both.failures()
+    assert line.startswith("cuda, emulated on the CPU as sm_75: fc (xnor_popcount)")
+
+
+def test_the_last_line_says_how() -> None:
+    out = io.StringIO()
+    how = f"{Emulation((80, 90, 75), 4)}: no GPU here"
+    Console(file=out, width=200).print(report.saved("net.qcp", 1234, how))
+    assert out.getvalue() == (
+        "wrote net.qcp, 1,234 bytes; verified, emulated on the CPU as sm_80, sm_90 and sm_75: "
+        "no GPU here\n"
+    )
