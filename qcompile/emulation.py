@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from qcompile.cuda.driver import Context, driver
 from qcompile.errors import QCompileError
-from qcompile.ir.target import ARCHITECTURES
+from qcompile.nvidia import ARCHITECTURES
 
 _settings = threading.Lock()  # of the emulator, which the process has one of
 

@@ -1,4 +1,4 @@
-"""Where this machine has NVIDIA's command line tools: nvcc, nvdisasm, cuobjdump."""
+"""NVIDIA's architectures, and where this machine has its command line tools: nvcc, nvdisasm, cuobjdump."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import os
 import shutil
 from pathlib import Path
 
+# The architectures that code can be made for, ten times the compute capability. No compiler of CUDA 13
+# knows older ones.
+ARCHITECTURES = (75, 80, 86, 87, 88, 89, 90, 100, 103, 110, 120, 121)
 _VARIABLES = ("CUDA_HOME", "CUDA_PATH")
 
 

@@ -7,12 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from qcompile.errors import QCompileError
+from qcompile.nvidia import ARCHITECTURES
 
 KINDS = ("cpu", "cuda")
 PORTABLE = "portable"
-# NVIDIA's numbers of the architectures that code can be made for, ten times the compute capability.
-# No compiler of CUDA 13 knows older ones.
-ARCHITECTURES = (75, 80, 86, 87, 88, 89, 90, 100, 103, 110, 120, 121)
 # The processors whose code a portable program holds, the best first: each has instructions that the
 # kernels use and those below it lack. By family, as `platform.machine()` spells it.
 VARIANTS = {

@@ -5,7 +5,8 @@ import platform
 import pytest
 
 from qcompile.errors import QCompileError
-from qcompile.ir.target import ARCHITECTURES, VARIANTS, Target, Targets, described, processors
+from qcompile.ir.target import VARIANTS, Target, Targets, described, processors
+from qcompile.nvidia import ARCHITECTURES
 
 
 @pytest.mark.parametrize(
