@@ -1,6 +1,6 @@
 """CUDA C as g++ takes it: shared arrays become members of a block's memory, kernels a table.
 
-The rest is the header's affair (`native/cuda.hpp`). Lines stay where they are.
+The rest is the header's affair (`native/cuda.hpp`).
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ _KERNEL = re.compile(
     r'extern\s+" "\s+__global__\s+void\s+(?:__launch_bounds__\s*\((?P<bounds>[^()]*)\)\s*)?(?P<name>\w+)\s*\('
 )
 _SHARED = re.compile(r"\b__shared__\s+(?P<declaration>[^;]*);")
-_ARRAY = re.compile(r"(?P<name>\w+)\s*\[")
+_DECLARATOR = re.compile(
+    r"\s*(?P<type>.*?)\s*\b(?P<name>\w+)\s*(?P<sizes>(?:\[[^\]]*\]\s*)*)", re.DOTALL
+)
 _PAIRS = {"(": ")", "{": "}"}
 _MOST_THREADS = 1024  # of a block, where a kernel does not say
-# In a checked image: what keeps the arrays apart, so that what is written beside one is seen.
-_GAP = 64
 
 
 class Kernel(NamedTuple):
@@ -39,10 +39,10 @@ class Kernel(NamedTuple):
 
 
 def translated(source: str, *, checked: bool = False) -> str:
-    """C++ for a CUDA source, to be compiled with `cuda.hpp` in front.
+    """C++ for a CUDA source, to be compiled with `cuda.hpp` in front; lines stay where they are.
 
     Args:
-        checked: arrays in shared memory do not follow one another at once.
+        checked: there are gaps between arrays in shared memory, which are looked at.
 
     Raises:
         QCompileError: the source holds no kernel, or ends within one.
@@ -52,21 +52,36 @@ def translated(source: str, *, checked: bool = False) -> str:
     for kernel in _kernels(scanned):
         start, end = kernel.body
         body, members = _shared(source[start:end], scanned[start:end], kernel.name)
-        gap = f" char qc_gap_%d[{_GAP}];" if checked else ""
-        fields = " ".join(f"{m};{gap % i if gap else ''}" for i, m in enumerate(members))
-        size = f"sizeof(qc_shared_{kernel.name})" if members else "0"
-        struct = f"struct qc_shared_{kernel.name} {{ {fields} }}; " if members else ""
-        parts += [source[at : kernel.at], struct, source[kernel.at : start], body]
-        rows.append(f"  QC_KERNEL({kernel.name}, {size}, ({kernel.most_threads})),")
+        parts += [source[at : kernel.at], _struct(kernel.name, members, gaps=checked)]
+        parts += [source[kernel.at : start], body]
+        rows.append(_row(kernel, len(members)))
         at = end
     if not rows:
         raise QCompileError("the CUDA source holds no kernel", hint='extern "C" __global__ void')
-    parts.append(source[at:])
-    table = "\n".join(["static const qc_emulator::Kernel qc_kernels[] = {", *rows, "};"])
+    entries = ",\n  ".join(f"QC_KERNEL({row})" for row in rows)
+    table = f"static const qc_emulator::Kernel qc_kernels[] = {{\n  {entries}\n}};\n"
     image = (
         f"qc_emulator::Image qc_emulator::qc_emulator_image = {{nullptr, qc_kernels, {len(rows)}}};"
     )
-    return '#line 1 "kernels.cu"\n' + "".join(parts) + f"\n{table}\n{image}\n"
+    return f'#line 1 "kernels.cu"\n{"".join(parts)}{source[at:]}\n{table}{image}\n'
+
+
+def _struct(kernel: str, members: list[str], *, gaps: bool) -> str:
+    """The shared memory of a kernel, and where its gaps are: in one line, in front of it."""
+    places = [f"__builtin_offsetof(qc_shared_{kernel}, qc_gap_{i})" for i in range(len(members))]
+    fields = [
+        f"{member}; char qc_gap_{i}[qc_emulator::GAP];" if gaps else f"{member};"
+        for i, member in enumerate(members)
+    ]
+    struct = f"struct qc_shared_{kernel} {{ {' '.join(fields)} }}; " if members else ""
+    listed = "".join(f"{place}, " for place in places if gaps)
+    return f"{struct}static const unsigned qc_gaps_{kernel}[] = {{{listed}0}}; "
+
+
+def _row(kernel: Kernel, members: int) -> str:
+    """What the table says of a kernel."""
+    size = f"sizeof(qc_shared_{kernel.name})" if members else "0"
+    return f"{kernel.name}, {size}, ({kernel.most_threads}), qc_gaps_{kernel.name}"
 
 
 def _without_text(source: str) -> str:
@@ -105,14 +120,18 @@ def _end(scanned: str, at: int) -> int:
 
 
 def _shared(body: str, scanned: str, kernel: str) -> tuple[str, list[str]]:
-    """A kernel's body with references to its shared arrays, and their declarations."""
+    """A kernel's body with references to its shared variables, and a declaration of each."""
     parts, members, at = [], [], 0
     for match in _SHARED.finditer(scanned):
-        declaration = match["declaration"]
-        array = _ARRAY.search(declaration)
-        name = array["name"] if array else declaration.split()[-1]
-        reference = f"auto& {name} = qc_emulator::shared<qc_shared_{kernel}>().{name};"
-        parts += [body[at : match.start()], reference]
-        members.append(declaration)
+        parts.append(body[at : match.start()])
         at = match.end()
+        type_ = ""
+        for declarator in match["declaration"].split(","):
+            named = _DECLARATOR.fullmatch(declarator)
+            if named is None:
+                raise QCompileError(f"the emulator does not read `{match[0]}`", where=kernel)
+            type_ = type_ or named["type"]
+            name = named["name"]
+            members.append(f"{type_} {name}{named['sizes']}")
+            parts.append(f"auto& {name} = qc_emulator::shared<qc_shared_{kernel}>().{name}; ")
     return "".join([*parts, body[at:]]), members

@@ -24,6 +24,7 @@ struct Thread {
 
 constexpr unsigned long STACK = 128 << 10;
 constexpr unsigned SHARED_MEMORY = 48 << 10;  // bytes a block may have, on every architecture
+constexpr unsigned GAP = 64;                  // bytes between shared arrays, in a checked image
 
 static inline const Thread *this_thread() {
   unsigned long stack_pointer;
@@ -81,6 +82,8 @@ struct Kernel {
   unsigned parameter_count;
   unsigned shared;        // bytes
   unsigned most_threads;  // of a block
+  const unsigned *gaps;   // where in shared memory nothing may be written, GAP bytes each
+  unsigned gap_count;
 };
 
 // The one symbol of an image, `qc_emulator_image`.

@@ -39,7 +39,8 @@ template <class... A> static Parameters<A...> parameters_of(void (*)(A...));
 
 }  // namespace qc_emulator
 
-#define QC_KERNEL(symbol, shared, most_threads)                                                 \
-  {#symbol, [](void **from) { decltype(qc_emulator::parameters_of(::symbol))::call(::symbol, from); },       \
-   decltype(qc_emulator::parameters_of(::symbol))::list, decltype(qc_emulator::parameters_of(::symbol))::count, shared,   \
-   most_threads}
+// `gaps` ends with one that is not counted, so that there is always one.
+#define QC_KERNEL(symbol, shared, most_threads, gaps)                                                       \
+  {#symbol, [](void **from) { decltype(qc_emulator::parameters_of(::symbol))::call(::symbol, from); },      \
+   decltype(qc_emulator::parameters_of(::symbol))::list, decltype(qc_emulator::parameters_of(::symbol))::count, \
+   shared, most_threads, gaps, sizeof(gaps) / sizeof(unsigned) - 1}

@@ -38,6 +38,7 @@ inline void run(const Launch &launch, unsigned workers) {
   if (!failure.code && !damage.empty()) {
     failure = {CUDA_ERROR_ILLEGAL_ADDRESS, format("kernel %s: %s", launch.kernel->name, damage.c_str())};
   }
+  if (failure.address) failure.message += " (" + state().memory.place(failure.address) + ")";
   if (failure.code) {
     std::fprintf(stderr, "qcompile emulator: %s\n", failure.message.c_str());
     throw Refusal{failure.code, failure.message};
@@ -112,7 +113,8 @@ QC_API CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned gr
     require(!extra, CUDA_ERROR_NOT_SUPPORTED, "parameters in `extra` are not emulated");
     const Kernel &kernel = *function->kernel;
     check_dimensions(kernel, grid, block);
-    require(shared <= SHARED_MEMORY && shared + kernel.shared <= SHARED_MEMORY, CUDA_ERROR_INVALID_VALUE,
+    const bool room = shared == 0 || (shared <= SHARED_MEMORY && shared + kernel.shared <= SHARED_MEMORY);
+    require(room, CUDA_ERROR_INVALID_VALUE,
             format("kernel %s: %u bytes of shared memory beside its own %u", kernel.name, shared, kernel.shared));
     check_parameters(kernel, parameters);
     settings = state().settings;

@@ -15,6 +15,7 @@ struct Fault {
   int signal;
   std::uintptr_t address;
   bool write;
+  bool misaligned;  // or no address at all: the processor says neither where nor what
 };
 
 class Faults {
@@ -77,7 +78,8 @@ class Faults {
     }
     auto &registers = static_cast<ucontext_t *>(context)->uc_mcontext.gregs;
     constexpr greg_t WRITE = 2;  // of a page fault's error code
-    fault() = {signal, reinterpret_cast<std::uintptr_t>(info->si_addr), (registers[REG_ERR] & WRITE) != 0};
+    const bool write = (registers[REG_ERR] & WRITE) != 0, misaligned = signal == SIGSEGV && info->si_code == SI_KERNEL;
+    fault() = {signal, reinterpret_cast<std::uintptr_t>(info->si_addr), write, misaligned};
     // As if the lane had called it: 8 bytes below a multiple of 16.
     registers[REG_RSP] = reinterpret_cast<greg_t>(lane->runner->stacks().top(lane->stack) - 1);
     registers[REG_RIP] = reinterpret_cast<greg_t>(landed);
@@ -85,20 +87,20 @@ class Faults {
 
   [[noreturn]] static void landed() {
     Lane &lane = *Runner::current;
-    const Fault &what = fault();
-    CUresult code = CUDA_ERROR_ILLEGAL_ADDRESS;
-    std::string text = format("%s address 0x%zx", what.write ? "writes" : "reads", what.address);
+    Runner &runner = *lane.runner;
+    const Fault what = fault();
     if (what.signal == SIGFPE) {
-      code = CUDA_ERROR_LAUNCH_FAILED;
-      text = "divides an integer by zero, or the smallest by -1";
-    } else if (what.signal == SIGILL) {
-      code = CUDA_ERROR_ILLEGAL_INSTRUCTION;
-      text = "traps";
-    } else if (lane.runner->stacks().overflown(lane.stack, what.address)) {
-      code = CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES;
-      text = format("needs more than %lu bytes of stack", STACK - 2 * Stacks::page());
+      runner.fail(lane, CUDA_ERROR_LAUNCH_FAILED, "divides an integer by zero, or the smallest by -1");
     }
-    lane.runner->fail(lane, code, text);
+    if (what.signal == SIGILL) runner.fail(lane, CUDA_ERROR_ILLEGAL_INSTRUCTION, "traps");
+    if (what.misaligned) runner.fail(lane, CUDA_ERROR_MISALIGNED_ADDRESS, "uses a misaligned address");
+    if (runner.stacks().overflown(lane.stack, what.address)) {
+      const std::size_t bytes = STACK - 2 * Stacks::page();
+      runner.fail(lane, CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES, format("needs more than %zu bytes of stack", bytes));
+    }
+    const std::string verb = what.write ? "writes " : "reads ", shared = runner.shared_place(what.address);
+    if (!shared.empty()) runner.fail(lane, CUDA_ERROR_ILLEGAL_ADDRESS, verb + shared);
+    runner.fail(lane, CUDA_ERROR_ILLEGAL_ADDRESS, verb + format("address 0x%zx", what.address), what.address);
   }
 };
 

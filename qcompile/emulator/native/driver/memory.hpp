@@ -15,8 +15,8 @@ namespace qc_emulator {
 
 constexpr unsigned char FRESH = 0xCD, CANARY = 0xA5;
 
-// Each allocation has pages of its own, between two that nothing may touch, and ends as near to the
-// second as its alignment allows. What is left on its pages, at both sides, holds a pattern.
+// Each allocation has pages of its own, between others that nothing may touch, and ends as near to the
+// latter ones as its alignment allows. What is left on its pages, at both sides, holds a pattern.
 class Memory {
  public:
   static constexpr std::size_t TOTAL = std::size_t{16} << 30;  // bytes
@@ -29,11 +29,11 @@ class Memory {
             format("%zu bytes are asked for, %zu are free", bytes, TOTAL - used_));
     const std::size_t page = Stacks::page(), rounded = (bytes + ALIGNMENT - 1) & -ALIGNMENT;
     const std::size_t pages = (rounded + page - 1) / page * page;
-    void *const mapped = mmap(nullptr, pages + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void *const mapped = mmap(nullptr, pages + 2 * EDGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (mapped == MAP_FAILED) throw std::bad_alloc();
-    auto *const start = static_cast<unsigned char *>(mapped) + page;
+    auto *const start = static_cast<unsigned char *>(mapped) + EDGE;
     if (mprotect(start, pages, PROT_READ | PROT_WRITE)) {
-      munmap(mapped, pages + 2 * page);
+      munmap(mapped, pages + 2 * EDGE);
       throw std::bad_alloc();
     }
     Allocation own = {bytes, start, start + pages - rounded, start + pages};
@@ -82,6 +82,21 @@ class Memory {
     return {reinterpret_cast<CUdeviceptr>(own->data), own->bytes};
   }
 
+  // Where an address is that is in no allocation, for a message.
+  std::string place(CUdeviceptr address) {
+    const std::lock_guard<std::mutex> guard(mutex_);
+    for (const auto &[data, own] : allocations_) {
+      if (data - EDGE <= address && address < data) {
+        return format("%llu bytes before an allocation of %zu", data - address, own.bytes);
+      }
+      const CUdeviceptr end = data + own.bytes;
+      if (data <= address && address < end + EDGE) {
+        return format("%lld bytes behind the end of an allocation of %zu", address - end, own.bytes);
+      }
+    }
+    return "no allocation is near it";
+  }
+
   // What was written beside an allocation since this was called last, or "".
   std::string damage() {
     const std::lock_guard<std::mutex> guard(mutex_);
@@ -97,6 +112,8 @@ class Memory {
     std::size_t bytes;
     unsigned char *start, *data, *end;  // of its pages, of what is allocated, of its pages
   };
+
+  static constexpr std::size_t EDGE = 256 << 10;  // bytes that nothing may touch, on each side
 
   const Allocation *find(CUdeviceptr address) const {
     auto after = allocations_.upper_bound(address);
@@ -120,8 +137,7 @@ class Memory {
 
   void release(const Allocation &own) {
     used_ -= own.bytes;
-    const std::size_t page = Stacks::page();
-    munmap(own.start - page, static_cast<std::size_t>(own.end - own.start) + 2 * page);
+    munmap(own.start - EDGE, static_cast<std::size_t>(own.end - own.start) + 2 * EDGE);
   }
 
   std::mutex mutex_;

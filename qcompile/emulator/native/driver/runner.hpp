@@ -54,6 +54,7 @@ struct Launch {
 struct Failure {
   CUresult code = CUDA_SUCCESS;
   std::string message;
+  std::uintptr_t address = 0;  // that was touched and is not shared memory
 };
 
 class Runner {
@@ -70,7 +71,10 @@ class Runner {
   static thread_local Lane *current;
 
   // End a lane's block, from the lane itself.
-  [[noreturn]] void fail(Lane &lane, CUresult code, const std::string &what);
+  [[noreturn]] void fail(Lane &lane, CUresult code, const std::string &what, std::uintptr_t address = 0);
+
+  // Where an address is in the block's shared memory, or beside it; "" if it is elsewhere.
+  std::string shared_place(std::uintptr_t address) const;
 
   const Stacks &stacks() const { return stacks_; }
   static const Services services;
@@ -95,6 +99,7 @@ class Runner {
   void operate_together(Lane &lane, unsigned first, unsigned last);
   bool release_barrier();
   void check_shared();
+  void check_untouched(unsigned from, unsigned bytes, const char *where);
   void note(CUresult code, const Lane *lane, const std::string &what);
   std::string missing(const Lane &lane, unsigned first, unsigned last) const;
 
@@ -153,13 +158,24 @@ inline Failure Runner::run(const Launch &launch, Index index) {
 }
 
 inline void Runner::check_shared() {
-  const char *const end = block_.shared + launch_->kernel->shared;
+  const Kernel &kernel = *launch_->kernel;
+  check_untouched(kernel.shared, CANARY, "");
+  for (unsigned i = 0; i < kernel.gap_count; i++) check_untouched(kernel.gaps[i], GAP, ", between arrays");
+}
+
+inline void Runner::check_untouched(unsigned from, unsigned bytes, const char *where) {
+  const char *const start = block_.shared + from;
   const auto written = [](char byte) { return static_cast<unsigned char>(byte) != (UNDEFINED & 255); };
-  const char *const found = std::find_if(end, end + CANARY, written);
-  if (found != end + CANARY) {
-    note(CUDA_ERROR_ILLEGAL_ADDRESS, nullptr,
-         format("writes shared memory, byte %td of %u", found - block_.shared, launch_->kernel->shared));
-  }
+  const char *const found = std::find_if(start, start + bytes, written);
+  if (found == start + bytes) return;
+  note(CUDA_ERROR_ILLEGAL_ADDRESS, nullptr, "writes " + shared_place(reinterpret_cast<std::uintptr_t>(found)) + where);
+}
+
+inline std::string Runner::shared_place(std::uintptr_t address) const {
+  const auto offset = static_cast<std::ptrdiff_t>(address - reinterpret_cast<std::uintptr_t>(block_.shared));
+  constexpr auto before = static_cast<std::ptrdiff_t>(EDGE), all = static_cast<std::ptrdiff_t>(arena_bytes());
+  if (offset < -before || offset >= all - before) return "";
+  return format("byte %td of %u of shared memory", offset, launch_->kernel->shared);
 }
 
 // --- one lane -----------------------------------------------------------------------------------
@@ -202,8 +218,9 @@ inline void Runner::note(CUresult code, const Lane *lane, const std::string &wha
   failure_ = {code, where + ": " + what};
 }
 
-inline void Runner::fail(Lane &lane, CUresult code, const std::string &what) {
+inline void Runner::fail(Lane &lane, CUresult code, const std::string &what, std::uintptr_t address) {
   note(code, &lane, what);
+  failure_.address = address;
   suspend(lane, State::FINISHED);
   __builtin_unreachable();
 }
@@ -339,9 +356,8 @@ inline void Runner::copy(void *to, const void *from, unsigned bytes) {
   const auto address = [](const void *pointer) { return reinterpret_cast<std::uintptr_t>(pointer); };
   const std::uintptr_t shared = address(runner.block_.shared), end = shared + runner.launch_->kernel->shared;
   if (address(to) < shared || address(to) + bytes > end) {
-    const auto off = static_cast<long>(address(to) - shared);
-    runner.fail(lane, CUDA_ERROR_ILLEGAL_ADDRESS,
-                format("cp.async to byte %ld of %u of shared memory", off, runner.launch_->kernel->shared));
+    const std::string place = runner.shared_place(address(to));
+    runner.fail(lane, CUDA_ERROR_ILLEGAL_ADDRESS, "cp.async to " + (place.empty() ? "no shared memory" : place));
   }
   if (address(to) % bytes || address(from) % bytes) {
     runner.fail(lane, CUDA_ERROR_MISALIGNED_ADDRESS, format("cp.async of %u bytes is misaligned", bytes));
