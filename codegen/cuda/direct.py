@@ -16,7 +16,7 @@ from qcompile.codegen.cuda.level_products import Levels
 from qcompile.codegen.cuda.products import Product
 from qcompile.codegen.cuda.sign_products import Signs
 from qcompile.codegen.cuda.tiled import Tile, tiled
-from qcompile.codegen.cuda.vectors import vectors
+from qcompile.codegen.cuda.vectors import WARPS, vectors
 from qcompile.codegen.cuda.writer import WARP, CudaKernel, CudaWriter, Part
 from qcompile.codegen.dots.signs import XnorDot
 from qcompile.codegen.groups import CONTRACTIONS, INTEGER_CONTRACTIONS, WEIGHT_ONLY
@@ -29,7 +29,7 @@ _FEW_CHANNELS = 20  # of a group: less than two thirds of a warp's lanes
 _SHORT = 8  # units of a sum: half a step of a tile
 _BLOCKS = 216  # two for each of the processors of a large GPU
 _PLACES = 4  # that a thread of its own computes, where there are enough
-_SMALL = Tile(4, 1)
+_SMALLER, _SMALLEST = (Tile(8, 2), Tile(8, 1)), Tile(4, 1)
 
 
 def direct(w: CudaWriter) -> CudaKernel | None:
@@ -44,8 +44,8 @@ def direct(w: CudaWriter) -> CudaKernel | None:
     in_tiles = _can_tile(w, product)
     if product.c.whole and product.units >= _LONG:
         if not in_tiles:
-            return w.kernel(Part(partial(vectors, product)), method="vectors")
-        return _tiled(w, product, Part(partial(vectors, product), most=_FEW_SAMPLES))
+            return w.kernel(*_vectors(product, 0), method="vectors")
+        return _tiled(w, product, *_vectors(product, _FEW_SAMPLES))
     if in_tiles:
         return _tiled(w, product)
     return w.kernel(Part(partial(elements, product, _places(product))), method="elements")
@@ -74,19 +74,27 @@ def _can_tile(w: CudaWriter, product: Product) -> bool:
     return product.channels >= _FEW_CHANNELS and product.units >= _SHORT
 
 
+def _vectors(product: Product, most: int) -> list[Part]:
+    """One sample by itself, or several with each weight that is read."""
+    several = Part(partial(vectors, product, WARPS), 2, most)
+    return [Part(partial(vectors, product, 1), most=1), several]
+
+
 def _tiled(w: CudaWriter, product: Product, *few: Part) -> CudaKernel:
     """In large tiles, once a batch has enough of them; in small ones before that.
 
     Args:
         few: the launches for fewer samples.
     """
-    large = _tile(product)
-    columns = -(-product.channels // large.channels) * product.c.groups
-    enough = -(-_BLOCKS * large.rows // (columns * math.prod(product.c.outputs)))
     parts = list(few)
     before = few[-1].most if few else 0
-    if enough > before + 1 and large != _SMALL:
-        parts.append(Part(partial(tiled, product, _SMALL), before + 1, enough - 1))
+    large = _tile(product)
+    enough = -(-_BLOCKS // _blocks(product, large))
+    fitting = [t for t in _SMALLER if t.vectors <= large.vectors]
+    filling = (t for t in fitting if _blocks(product, t) * (before + 1) >= _BLOCKS)
+    small = next(filling, _SMALLEST)
+    if enough > before + 1 and small != large:
+        parts.append(Part(partial(tiled, product, small), before + 1, enough - 1))
         before = enough - 1
     parts.append(Part(partial(tiled, product, large), before + 1))
     return w.kernel(*parts, method=f"{'vectors, then ' if few else ''}tiles {large}")
@@ -95,8 +103,15 @@ def _tiled(w: CudaWriter, product: Product, *few: Part) -> CudaKernel:
 def _tile(product: Product) -> Tile:
     """The largest tile that leaves few lanes without a channel, and every sum a register."""
     vectors = -(-product.channels // WARP)
-    wide = product.registers == 1 and vectors % 4 in (0, 3)
-    return Tile(8, 4 if wide else min(2, vectors))
+    if product.registers > 1:
+        return Tile(8, min(2, vectors))
+    return Tile(8, 4) if vectors % 4 in (0, 3) else Tile(16, min(2, vectors))
+
+
+def _blocks(product: Product, tile: Tile) -> int:
+    """About how many tiles a sample has, at least 1."""
+    columns = -(-product.channels // tile.channels) * product.c.groups
+    return max(1, columns * math.prod(product.c.outputs) // tile.rows)
 
 
 def _places(product: Product) -> int:

@@ -1,11 +1,12 @@
-"""A matrix product for few samples: a warp adds up a row of weights times a sample.
+"""A matrix product for few samples: a warp adds up rows of weights times the samples.
 
-Weights are read once each, neighbouring threads reading neighbouring words: what takes the time where
-samples are few. A block computes neighbouring outputs of one sample; its first warp finishes them.
+What takes the time is to read the weights: each once, neighbouring threads neighbouring words. A block
+computes neighbouring outputs of a few samples; then a warp finishes each sample's.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -18,89 +19,106 @@ from qcompile.codegen.cuda.products import Product, Totals
 from qcompile.codegen.cuda.writer import WARP, CudaWriter, Grid
 from qcompile.codegen.expr import Expr
 
-_WARPS = 4  # of a block
+WARPS = 4  # of a block, and at most so many samples
 _ALL_LANES = 0xFFFFFFFF
 _ABREAST = 2  # outputs of a warp, where nothing else decides
 _AHEAD = 4  # words of weights that a thread asks for at once
 
 
-def vectors(product: Product, w: CudaWriter) -> None:
-    """Write the launch, for a product with whole samples."""
-    _Vectors(w, product).write()
+def vectors(product: Product, samples: int, w: CudaWriter) -> None:
+    """Write the launch, for a product with whole samples; a block takes so many of them."""
+    _Vectors(w, product, samples).write()
 
 
 class _Vectors:
-    def __init__(self, w: CudaWriter, product: Product) -> None:
-        self._w, self._product = w, product
-        self._each = (WARP if w.group.packs else _WARPS * _ABREAST) // _WARPS
+    def __init__(self, w: CudaWriter, product: Product, samples: int) -> None:
+        self._w, self._product, self._samples = w, product, samples
+        self._each = (WARP if w.group.packs else WARPS * _ABREAST) // WARPS  # outputs of a warp
         self._patches = Patches(w, product)
         weights = product.folded(product.fold)
         self._words = weights.shape[1]
         self._weights = w.weights(weights)
 
     def write(self) -> None:
-        w, outputs, some = self._w, self._product.channels, self._each * _WARPS
-        blocks = -(-outputs // some)
-        with w.launch(Grid(blocks, 1, threads=_WARPS * WARP)) as t:
+        outputs, some = self._product.channels, self._each * WARPS
+        grid = Grid(1, self._samples, y=-(-outputs // some), threads=WARPS * WARP)
+        with self._w.launch(grid) as t:
             warp, lane = digits_of(t.thread, [WARP])
-            n, block = digits_of(t.x, [blocks])
-            zero = e.const(0, "int32")
-            row = self._patches.row(n, zero, e.const(1, "bool"), zero)
-            first = e.bind(block * some + warp * self._each)
-            found = w.shared(some, self._product.sums)
-            self._store(found, warp * self._each, lane, self._sums(row, first, lane))
-            w.barrier()
-            with tb.If(t.thread < WARP), tb.Then():
-                channel = e.bind(block * some + lane)
-                valid = e.keep(tirx.all(lane < some, channel < outputs))
-                total = e.keep(found[tirx.min(lane, some - 1)])
-                w.anchored, finish = self._product.finish(w)
-                w.anchor = partial(finish, total)
-                w.finish(self._patches.point(row, e.bind(tirx.min(channel, outputs - 1))), valid)
+            rows = [self._row(t.x * self._samples + i) for i in range(self._samples)]
+            first = e.bind(t.y * some)
+            totals = self._sums(rows, e.bind(first + warp * self._each), lane)
+            found = self._w.shared(self._samples * some, self._product.sums)
+            self._store(found, e.bind(warp * self._each), lane, totals)
+            self._w.barrier()
+            with tb.If(warp < self._samples), tb.Then():
+                row = self._row(t.x * self._samples + warp)
+                total = found[warp * some + tirx.min(lane, some - 1)]
+                valid = tirx.all(row.valid, lane < some, first + lane < outputs)
+                channel = e.bind(tirx.min(first + lane, outputs - 1))
+                self._finish(row, channel, e.keep(total), e.keep(valid))
 
-    def _sums(self, row: Row, first: Expr, lane: Expr) -> Totals:
-        """This thread's share of the sums of some outputs."""
+    def _row(self, n: Expr) -> Row:
+        n, zero = e.bind(n), e.const(0, "int32")
+        valid = e.keep(n < self._w.n)
+        return self._patches.row(e.bind(tirx.Select(valid, n, 0)), zero, valid, zero)
+
+    def _finish(self, row: Row, channel: Expr, total: Expr, valid: Expr) -> None:
+        w = self._w
+        w.anchored, finish = self._product.finish(w)
+        w.anchor = partial(finish, total)
+        w.finish(self._patches.point(row, channel), valid)
+
+    def _sums(self, rows: Sequence[Row], first: Expr, lane: Expr) -> Totals:
+        """This thread's share of the sums of some outputs, for each sample."""
         product, words = self._product, self._words
-        totals = product.totals(self._w, self._each)
-        rows = [
+        totals = product.totals(self._w, len(rows) * self._each)
+        starts = [
             e.bind(tirx.min(first + i, product.channels - 1) * words) for i in range(self._each)
         ]
         each = WARP * _AHEAD
         whole = words // each
         if whole:
             with tb.serial(whole) as step, tb.unroll(_AHEAD) as ahead:
-                self._step(row, rows, e.bind(step * each + ahead * WARP + lane), totals)
+                self._add(rows, starts, e.bind(step * each + ahead * WARP + lane), totals)
         for start in range(whole * each, words, WARP):
             word = e.bind(start + lane)
             if words - start >= WARP:
-                self._step(row, rows, word, totals)
+                self._add(rows, starts, word, totals)
                 continue
             with tb.If(word < words), tb.Then():
-                self._step(row, rows, word, totals)
+                self._add(rows, starts, word, totals)
         return totals
 
-    def _step(self, row: Row, rows: list[Expr], word: Expr, totals: Totals) -> None:
-        """Add the products with a word of each row."""
-        product, patches = self._product, self._patches
-        tap = patches.tap([e.const(0, "int32")] * len(product.c.kernel))
-        xs = []
-        for i in range(product.fold):
-            unit = e.bind(word * product.fold + i)
-            inside = [unit < product.units] if product.units % product.fold and i else []
-            xs.append(e.bind(patches.unit(row, tap, unit, inside)))
-        for i, start in enumerate(rows):
-            units = product.unfolded(e.bind(self._weights[start + word]))
-            for x, weight in zip(xs, units, strict=True):
-                totals.add(e.const(i, "int32"), [(x, weight)])
+    def _add(self, rows: Sequence[Row], starts: Sequence[Expr], word: Expr, totals: Totals) -> None:
+        """Add the products with a word of each output's weights."""
+        fold = self._product.fold
+        stored = [e.bind(self._weights[start + word]) for start in starts]
+        activations = [[self._unit(row, word, i) for i in range(fold)] for row in rows]
+        for i, its in enumerate(stored):
+            units = [e.bind(unit) for unit in self._product.unfolded(its)]
+            for r, xs in enumerate(activations):
+                at = e.const(r * self._each + i, "int32")
+                for x, weight in zip(xs, units, strict=True):
+                    totals.add(at, [(x, weight)])
+
+    def _unit(self, row: Row, word: Expr, i: int) -> Expr:
+        """The activation of unit i of a word."""
+        product = self._product
+        tap = self._patches.tap([e.const(0, "int32")] * len(product.c.kernel))
+        unit = e.bind(word * product.fold + i)
+        ends = i > 0 and product.units % product.fold > 0
+        inside = [unit < product.units] if ends else []
+        return e.bind(self._patches.unit(row, tap, unit, inside))
 
     def _store(self, found: Any, first: Expr, lane: Expr, totals: Totals) -> None:
-        """Put the sums of all lanes where the first warp finds them."""
+        """Put the sums of all lanes where they are finished: `[samples][outputs]`."""
         w, lanes = self._w, e.const(_ALL_LANES, "uint32")
-        for i in range(self._each):
-            value = e.keep(totals.total(e.const(i, "int32")))
+        for number in range(self._samples * self._each):
+            value = e.keep(totals.total(e.const(number, "int32")))
             for apart in (16, 8, 4, 2, 1):
                 steps = e.const(apart, "int32")
                 other = w.value_of("__shfl_xor_sync", self._product.sums, lanes, value, steps)
                 value = e.keep(value + other)
+            sample, i = divmod(number, self._each)
             with tb.If(tirx.EQ(lane, 0)), tb.Then():
-                tb.buffer_store(found, value, [e.bind(first + i)])
+                tb.buffer_store(found, value, [e.bind(sample * self._each * WARPS + first + i)])
