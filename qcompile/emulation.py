@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from qcompile.cuda.driver import Context, driver
 from qcompile.errors import QCompileError
 from qcompile.nvidia import ARCHITECTURES
-
-_settings = threading.Lock()  # of the emulator, which the process has one of
 
 
 @dataclass(frozen=True)
@@ -55,14 +50,10 @@ class Emulated:
         """Of the emulated GPU."""
         from qcompile import emulator
 
-        return Context(driver(str(emulator.driver(self.order))), device)
+        return Context(driver(str(emulator.driver())), device)
 
-    @contextmanager
-    def loading(self) -> Iterator[None]:
-        """Code that is loaded within runs in this order, as on this GPU."""
+    def prepare(self) -> None:
+        """Let kernels run in this order, as on this GPU: the process has one emulator."""
         from qcompile import emulator
 
-        with _settings:
-            library = driver(str(emulator.driver(self.order))).library
-            library.qc_emulator_set(self.order, 0, self.arch)
-            yield
+        driver(str(emulator.driver())).library.qc_emulator_set(self.order, 0, self.arch)

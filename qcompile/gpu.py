@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
@@ -30,8 +30,8 @@ class Machine(Protocol):
     def context(self, device: int) -> Context:
         """Of one of its GPUs."""
 
-    def loading(self) -> AbstractContextManager[object]:
-        """Entered while code is loaded."""
+    def prepare(self) -> None:
+        """Called before work is given to it."""
 
 
 class Native:
@@ -46,8 +46,8 @@ class Native:
     def context(self, device: int) -> Context:
         return Context(driver(self._path), device)
 
-    def loading(self) -> AbstractContextManager[object]:
-        return nullcontext()
+    def prepare(self) -> None:
+        return
 
 
 class Gpu:
@@ -93,6 +93,7 @@ class Gpu:
         values, arrays = self._arguments.take(inputs)
         n = values[0].shape[0]
         results = [arrays.empty((n, *shape), dtype) for shape, dtype in self._outputs]
+        self._machine.prepare()
         given, wanted = ([arrays.address(x) for x in xs] for xs in (values, results))
         if arrays.device is None:
             with self._host(self._current()) as host:
@@ -126,6 +127,7 @@ class Gpu:
         def run(number: int) -> dict[str, Bytes]:
             stored = self._kernels[number].results
             found = {v.node: np.empty((size, v.size), np.uint8) for v in stored}
+            self._machine.prepare()
             host.launch(number)
             for v in stored:
                 host.read(found[v.node].ctypes.data, v.output, v.offset, size * v.size)
@@ -141,8 +143,7 @@ class Gpu:
         with self._lock:
             if device not in self._libraries:
                 context = self._machine.context(device)
-                with self._machine.loading():
-                    library = GpuLibrary(context, self._code, self._constants, self._shape)
+                library = GpuLibrary(context, self._code, self._constants, self._shape)
                 self._libraries[device] = library
             return self._libraries[device]
 
