@@ -37,8 +37,7 @@ def emulated(gm: GraphModule, built: Built, arch: int = 80, order: int = 0) -> R
     sizes = tuple(_size(shape, getattr(torch, dtype)) for shape, dtype in built.outputs)
     shape = Shape(built.launches, given, sizes, built.workspace, built.samples)
     code = Code(gpu.image(built.source), "")
-    with gpu.loading():
-        library = GpuLibrary(context, code, expanded(built.constants), shape)
+    library = GpuLibrary(context, code, expanded(built.constants), shape)
 
     def memory(data: np.ndarray[Any, Any]) -> Memory:
         found = Memory(context, data.nbytes)
@@ -54,6 +53,7 @@ def emulated(gm: GraphModule, built: Built, arch: int = 80, order: int = 0) -> R
         between = memory(np.full(library.workspace(n), _POISON, np.uint8))
         results = [torch.empty(n, *s, dtype=getattr(torch, d)) for s, d in built.outputs]
         addresses = [[place.address for place in places] for places in (there, out)]
+        gpu.prepare()
         library.run(addresses[0], addresses[1], n, between.address, stream.handle)
         with context:
             for value, place in zip(results, out, strict=True):
