@@ -24,7 +24,7 @@ from qcompile.codegen.kernels.contraction import contraction_of
 from qcompile.ir.ops import WORD
 
 _LONG = 64  # units of a sum that a warp adds up
-_FEW_SAMPLES = 8
+_FEW_SAMPLES = 16
 _FEW_CHANNELS = 20  # of a group: less than two thirds of a warp's lanes
 _SHORT = 8  # units of a sum: half a step of a tile
 _BLOCKS = 216  # two for each of the processors of a large GPU
@@ -104,7 +104,7 @@ def _tile(product: Product) -> Tile:
     """The largest tile that leaves few lanes without a channel, and every sum a register."""
     vectors = -(-product.channels // WARP)
     if product.registers > 1:
-        return Tile(8, min(2, vectors))
+        return Tile(8, 1)
     return Tile(8, 4) if vectors % 4 in (0, 3) else Tile(16, min(2, vectors))
 
 

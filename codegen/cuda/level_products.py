@@ -12,7 +12,7 @@ from tvm import tirx
 
 from qcompile.codegen import expr as e
 from qcompile.codegen.constants import constant_from
-from qcompile.codegen.cuda.products import Product
+from qcompile.codegen.cuda.products import STEP, Product
 from qcompile.codegen.expr import Expr
 from qcompile.constants import Constant
 
@@ -38,11 +38,11 @@ class Levels(Product):
     def fold(self) -> int:
         return 1 if self._code is None else 32 // self._code.width
 
-    def folded(self, depth: int) -> Constant:
+    def folded(self) -> Constant:
         code = self._code
         if code is None:
-            return super().folded(depth)
-        rows = constant_from(code.values).reshape(-1, self.units).pad(0, -self.units % depth)
+            return super().folded()
+        rows = constant_from(code.values).reshape(-1, self.units).pad(0, -self.units % STEP)
         return rows.fields(code.width).view("int32")
 
     def unfolded(self, word: Expr) -> list[Expr]:

@@ -26,6 +26,7 @@ from qcompile.codegen.writer import Operand
 from qcompile.constants import Constant
 
 Pair = tuple[Expr, Expr]
+STEP = 32  # units, all of which a schedule may read where there is one
 
 
 class Totals:
@@ -86,9 +87,9 @@ class Product:
         """Units that a stored word of `folded` holds."""
         return 1
 
-    def folded(self, depth: int) -> Constant:
-        """The weights `[groups * O, units / fold]`, filled to a multiple of `depth` units."""
-        return self.weights().pad(0, -self.units % depth)
+    def folded(self) -> Constant:
+        """The weights `[groups * O, units / fold]`, filled to a multiple of `STEP` units."""
+        return self.weights().pad(0, -self.units % STEP)
 
     def unfolded(self, word: Expr) -> list[Expr]:
         """The units of a stored word."""

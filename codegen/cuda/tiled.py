@@ -18,13 +18,13 @@ from tvm.tirx.script import builder as tb
 
 from qcompile.codegen import expr as e
 from qcompile.codegen.cuda.patches import Patches, Row, digits_of
-from qcompile.codegen.cuda.products import Product, Totals
+from qcompile.codegen.cuda.products import STEP, Product, Totals
 from qcompile.codegen.cuda.writer import WARP, CudaWriter, Grid, Here
 from qcompile.codegen.expr import Expr
 
 _WARPS = 8
 _THREADS = _WARPS * WARP
-_DEPTH = 16  # columns of a step
+_SUMS = 4  # of a thread, up to which a step is a long one: there is little to do while data comes
 # Behind each column, so that threads that fill neighbouring columns do not meet in a bank; four
 # places of a column are read as one.
 _APART, _APART_WEIGHTS = 4, 2
@@ -46,6 +46,11 @@ class Tile:
     def channels(self) -> int:
         """Channels of a block."""
         return self.vectors * WARP
+
+    @property
+    def depth(self) -> int:
+        """Columns of a step."""
+        return STEP if self.places * self.vectors <= _SUMS else STEP // 2
 
     def __str__(self) -> str:
         return f"{self.rows}x{self.channels}"
@@ -73,7 +78,7 @@ class _Tiled:
         self._weights = _Weights(w, product, tile, t, self._first)
 
     def write(self) -> None:
-        steps = -(-self._product.units // _DEPTH)
+        steps = -(-self._product.units // self._tile.depth)
         sides = (self._columns, self._weights)
         totals = self._product.totals(self._w, self._tile.places * self._tile.vectors)
 
@@ -105,7 +110,7 @@ class _Tiled:
         xs = self._w.registers(2 * tile.places, element)
         weights = self._w.registers(2 * tile.vectors, element)
         patches, its = self._columns.half(half), self._weights.half(half)
-        with tb.unroll(_DEPTH // 2) as pair:
+        with tb.unroll(tile.depth // 2) as pair:
             for c in range(2):
                 column = pair * 2 + c
                 with tb.unroll(tile.places) as i:
@@ -138,13 +143,13 @@ class _Tiled:
 class _Side:
     """A factor of the product, in two buffers of shared memory, column by column."""
 
-    def __init__(self, w: CudaWriter, width: int, element: str) -> None:
-        self._width, self._element = width, element
-        self._buffer = w.shared(2 * _DEPTH * width, element)
+    def __init__(self, w: CudaWriter, width: int, depth: int, element: str) -> None:
+        self._width, self._depth = width, depth
+        self._buffer = w.shared(2 * depth * width, element)
 
     def half(self, half: Expr) -> Expr:
         """Where one of the two buffers begins."""
-        return e.bind(half * (_DEPTH * self._width))
+        return e.bind(half * (self._depth * self._width))
 
     def read(self, start: Expr, column: Expr, at: Expr) -> Expr:
         return self._buffer[start + column * self._width + at]
@@ -157,15 +162,15 @@ class _Columns(_Side):
     """Columns of patches: each thread brings some units, which lie near those of its neighbours."""
 
     def __init__(self, w: CudaWriter, product: Product, tile: Tile, t: Here) -> None:
-        super().__init__(w, tile.rows + _APART, product.element)
+        super().__init__(w, tile.rows + _APART, tile.depth, product.element)
         self._w, self._product, self._tile, self._t = w, product, tile, t
         self.patches = Patches(w, product)
         layout = w.layout(product.c.source)
-        along = (product.c.whole or layout.channels_last) and product.words > _DEPTH // 2
-        across = _DEPTH if along else tile.rows
+        along = (product.c.whole or layout.channels_last) and product.words > STEP // 4
+        across = tile.depth if along else tile.rows
         other, one = digits_of(t.thread, [across])
         more = _THREADS // across
-        wide = range(0, tile.rows, more) if along else range(0, _DEPTH, more)
+        wide = range(0, tile.rows, more) if along else range(0, tile.depth, more)
         several = [e.bind(other + i) for i in wide]
         self._at = several if along else [one]  # rows
         self._columns = [one] if along else several
@@ -184,12 +189,12 @@ class _Columns(_Side):
         """Bring this thread's units of a step to registers."""
         product, kernel = self._product, self._product.c.kernel
         for c, column in enumerate(self._columns):
-            k = e.bind(step * _DEPTH + column)
+            k = e.bind(step * self._depth + column)
             number, word = digits_of(k, [product.words])
             tap = self.patches.tap(digits_of(number, kernel)[1:])
             for r, row in enumerate(self._rows):
                 unit = self.patches.unit(row, tap, word, self.patches.inside(row, tap))
-                if product.units % _DEPTH:
+                if product.units % self._depth:
                     zero = e.const(0, product.element)
                     unit = tirx.if_then_else(k < product.units, unit, zero)
                 tb.buffer_store(self._held, unit, [e.const(c + r, "int32")])
@@ -206,11 +211,11 @@ class _Weights(_Side):
     """Columns of weights: each thread brings some words of neighbouring rows."""
 
     def __init__(self, w: CudaWriter, product: Product, tile: Tile, t: Here, first: Expr) -> None:
-        super().__init__(w, tile.channels + _APART_WEIGHTS, product.element)
+        super().__init__(w, tile.channels + _APART_WEIGHTS, tile.depth, product.element)
         self._product, self._first = product, first
-        weights = product.folded(_DEPTH)
+        weights = product.folded()
         self._weights = w.weights(weights)
-        self._each = _DEPTH // product.fold  # words of a row in a step
+        self._each = tile.depth // product.fold  # words of a row in a step
         count = tile.channels * self._each
         slots = [e.bind(t.thread + i) for i in range(0, count, _THREADS)]
         self._few = t.thread < count if count < _THREADS else None

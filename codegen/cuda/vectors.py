@@ -35,8 +35,9 @@ class _Vectors:
         self._w, self._product, self._samples = w, product, samples
         self._each = (WARP if w.group.packs else WARPS * _ABREAST) // WARPS  # outputs of a warp
         self._patches = Patches(w, product)
-        weights = product.folded(product.fold)
-        self._words = weights.shape[1]
+        weights = product.folded()
+        self._words = -(-product.units // product.fold)
+        self._length = weights.shape[1]
         self._weights = w.weights(weights)
 
     def write(self) -> None:
@@ -73,7 +74,8 @@ class _Vectors:
         product, words = self._product, self._words
         totals = product.totals(self._w, len(rows) * self._each)
         starts = [
-            e.bind(tirx.min(first + i, product.channels - 1) * words) for i in range(self._each)
+            e.bind(tirx.min(first + i, product.channels - 1) * self._length)
+            for i in range(self._each)
         ]
         each = WARP * _AHEAD
         whole = words // each
