@@ -155,12 +155,25 @@ def inspect_parser() -> argparse.ArgumentParser:
     parser = command_parser("inspect", "Say what is in a saved program.")
     parser.add_argument("program", metavar="PROGRAM", help="what qcompile wrote")
     parser.add_argument("--kernels", action="store_true", help="list the kernels too")
+    parser.add_argument(
+        "--target",
+        choices=[CUDA],
+        help="say instead how fast its kernels can be on a GPU at most, from their machine code",
+    )
+    parser.add_argument("--arch", metavar="NAME", help="of that GPU, as sm_90 (default: sm_80)")
+    parser.add_argument("--batch", type=int, metavar="N", help="samples for it (default: 1)")
+    parser.add_argument("--json", action="store_true", help="print that as JSON")
     return parser
 
 
 def inspect(options: argparse.Namespace, out: Console, err: Console) -> int:
     """Print what a program says about itself; its code is not touched, and may be for others."""
     archive = unpack(read(options.program), options.program)
+    if options.target is not None:
+        return _inspect_gpu(archive, options, out)
+    given = [name for name in ("arch", "batch", "json") if getattr(options, name)]
+    if given:
+        raise QCompileError(f"--{given[0]} goes with --target {CUDA}", where=options.program)
     info = archive.info
     out.print(Summary(info, len(archive.data)))
     out.print(Text(f"takes    {', '.join(f'{v.name} {v}' for v in info.inputs)}"))
@@ -179,6 +192,17 @@ def inspect(options: argparse.Namespace, out: Console, err: Console) -> int:
                 method = f"  {kernel.method}" if kernel.method else ""
                 method = f"  tuned: {kernel.tuned}" if kernel.tuned else method
                 out.print(Text(f"  {kernel.name}  {kernel.kind}  {kernel.layer}{method}"))
+    return OK
+
+
+def _inspect_gpu(archive: Archive, options: argparse.Namespace, out: Console) -> int:
+    from qcompile.cuda_report import report
+
+    found = report(archive, options.arch, 1 if options.batch is None else options.batch)
+    if options.json:
+        out.print(Text(found.json()), soft_wrap=True)
+    else:
+        out.print(found)
     return OK
 
 

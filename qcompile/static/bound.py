@@ -122,7 +122,7 @@ def bound(function: Function, taken: Resources, job: Job, gpu: Gpu) -> Bound:
         resources=taken,
         occupancy=full,
         spills=sum(one.name in _LOCAL for one in code),
-        calls=sum(one.name == "CALL" for one in body),
+        calls=sum(one.calls for one in body),
         hot=Counter(one.opcode for one in body),
         trips=walks[0].counts.get(loop.last, 0) if loop else 1,
         exact=not any(walk.guessed or not walk.ended for walk in walks),

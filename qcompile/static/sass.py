@@ -27,7 +27,7 @@ class Instruction:
         operands: as they are written, the destination first.
         guard: the predicate that it depends on: "P0", "!UP1", or "".
         target: the number of the instruction that it jumps to; -1 if it stays in its place, or
-            leaves the function.
+            leaves the function. The assembler makes some jumps to the function's end calls.
     """
 
     opcode: str
@@ -43,6 +43,11 @@ class Instruction:
     @property
     def modifiers(self) -> tuple[str, ...]:
         return tuple(self.opcode.split(".")[1:])
+
+    @property
+    def calls(self) -> bool:
+        """Whether it calls a subroutine."""
+        return self.name == "CALL" and self.target < 0
 
     @property
     def never(self) -> bool:
@@ -131,6 +136,6 @@ def _instruction(
     number: int, guard: str, opcode: str, rest: str, labels: dict[str, int]
 ) -> Instruction:
     operands = tuple(part.strip() for part in rest.split(",")) if rest else ()
-    jump = _TARGET.search(rest) if opcode.split(".")[0] in ("BRA", "JMP") else None
+    jump = _TARGET.search(rest) if opcode.split(".")[0] in ("BRA", "JMP", "CALL") else None
     target = labels.get(jump[1], -1) if jump else -1
     return Instruction(opcode, operands, guard, -1 if target == number else target)

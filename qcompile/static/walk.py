@@ -17,7 +17,7 @@ from qcompile.static.values import State, execute, predicate, read, written
 
 STEPS = 1_000_000
 
-_JUMPS = ("BRA", "JMP")
+_JUMPS = ("BRA", "JMP", "CALL")
 _ENDS = ("EXIT", "RET", "BRX", "JMX")
 
 
@@ -121,7 +121,7 @@ class Walker:
                 guessed.add(last)
             if jump.name in _ENDS and condition:
                 break
-            at = jump.target if jump.name in _JUMPS and condition else last + 1
+            at = jump.target if jump.target >= 0 and condition else last + 1
         counts = {i: n for start, n in runs.items() for i in range(start, ends[start])}
         return Walk(counts, frozenset(guessed), steps < STEPS)
 
