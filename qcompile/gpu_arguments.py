@@ -94,7 +94,11 @@ def _named(x: Any) -> str:
 def _cupy_array(cupy: Any, x: Any, spec: ValueInfo, first: Any) -> Any:
     if not isinstance(x, cupy.ndarray):
         interface = hasattr(x, "__cuda_array_interface__")
-        x = cupy.asarray(x) if interface else cupy.from_dlpack(x)
+        try:
+            x = cupy.asarray(x) if interface else cupy.from_dlpack(x)
+        except (TypeError, ValueError, RuntimeError, BufferError) as error:
+            what = f"input {spec.name} cannot be read by CuPy: {error}"
+            raise QCompileError(what, hint=f"the program takes {spec}") from error
     if x.dtype != spec.dtype:
         raise wrong_dtype(str(x.dtype), spec, True)
     check_shape(x, spec)

@@ -13,6 +13,7 @@ from typing import Any
 
 from qcompile.errors import QCompileError
 
+LIBRARY = "libnvrtc.so"
 MAJORS = (13, 12)  # the versions that know sm_75 and whatever came after it
 # Floats must be those of the references: no contraction, no fast math.
 OPTIONS = ("--fmad=false", "--std=c++17", "-DNDEBUG")
@@ -126,12 +127,12 @@ def _not_compiled(said: str, arch: str) -> QCompileError:
 def paths() -> Iterator[str]:
     """Where NVRTC may be: NVIDIA's packages, a toolkit, what the loader knows, beside torch."""
     for major in MAJORS:
-        name = f"libnvrtc.so.{major}"
+        name = f"{Path(LIBRARY).name}.{major}"
         for root in _locations("nvidia"):
             yield from (str(root / part / "lib" / name) for part in (f"cu{major}", "cuda_nvrtc"))
         homes = [os.environ.get(key) for key in ("CUDA_HOME", "CUDA_PATH")]
         yield from (str(Path(home, "lib64", name)) for home in homes if home)
-        yield name
+        yield f"{LIBRARY}.{major}"
     for root in _locations("torch"):
         yield from map(str, sorted((root / "lib").glob("libnvrtc[.-]*so*")))
 
