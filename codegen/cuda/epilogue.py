@@ -207,12 +207,15 @@ class _Staging:
 
 def _points(w: CudaWriter, matrix: Matrix) -> Callable[[Expr, Expr], Point]:
     """A row of the batch and a channel, as a point of the results."""
-    spatial = w.layout(w.group.anchor).spatial
-    zeros = (e.const(0, "int32"),) * len(spatial)
-    if not spatial:
-        return lambda row, channel: Point(row, (), channel)
+    spatial, zero = w.layout(w.group.anchor).spatial, e.const(0, "int32")
+    long = [d for d, size in enumerate(spatial) if size > 1]
+    if not long:
+        return lambda row, channel: Point(row, (zero,) * len(spatial), channel)
     if _by_row(w):
-        return lambda row, channel: Point(zeros[0], (*zeros[1:], row), channel)
+        # Rows follow one another as those of the last dimension that has several.
+        return lambda row, channel: Point(
+            zero, tuple(row if d == long[-1] else zero for d in range(len(spatial))), channel
+        )
 
     def point(row: Expr, channel: Expr) -> Point:
         # The bound tells TVM that no index is negative.

@@ -66,11 +66,11 @@ def rows_of(w: CudaWriter, matrix: Matrix, rows: list[Expr], group: Expr) -> Row
 
 def _missing(matrix: Matrix, d: int, first: Expr, mask: Expr) -> Expr:
     """Add the bits of the taps that lie outside in a dimension."""
-    size, none = e.const(matrix.c.inputs[d], "uint32"), e.const(0, "uint32")
     for index in range(matrix.c.kernel[d]):
-        at = e.cast(first + index * matrix.c.dilation[d], "uint32")
+        at = first + index * matrix.c.dilation[d]
         bit = e.const(1 << matrix.bit(d, index), "uint32")
-        mask = mask | e.select(at < size, none, bit)
+        outside = tirx.any(at < 0, at >= matrix.c.inputs[d])
+        mask = mask | e.select(outside, bit, e.const(0, "uint32"))
     return mask
 
 
