@@ -93,8 +93,10 @@ class Gpu:
     def ordered(self, order: int, threads: int = 0) -> Iterator[None]:
         """Kernels run in this order meanwhile."""
         self("qc_emulator_set", c_int(order), c_int(threads), c_int(0))
-        yield
-        self("qc_emulator_set", c_int(0), c_int(0), c_int(0))
+        try:
+            yield
+        finally:
+            self("qc_emulator_set", c_int(0), c_int(0), c_int(0))
 
 
 @cache
@@ -123,28 +125,34 @@ class Kernels:
         Raises:
             CudaFailure: the launch failed.
         """
-        memory = {i: self.gpu.allocate(v.nbytes) for i, v in enumerate(values) if _is_array(v)}
+        arrays = {i: v for i, v in enumerate(values) if isinstance(v, np.ndarray)}
+        memory = {i: self.gpu.allocate(v.nbytes) for i, v in arrays.items()}
         try:
             for i, address in memory.items():
-                self.gpu.write(address, values[i])  # type: ignore[arg-type]
+                self.gpu.write(address, arrays[i])
             self.launch(name, grid, block, [memory.get(i, v) for i, v in enumerate(values)])
             for i, address in memory.items():
-                self.gpu.read(address, values[i])  # type: ignore[arg-type]
+                self.gpu.read(address, arrays[i])
         finally:
             for address in memory.values():
                 self.gpu.free(address)
 
-    def launch(self, name: str, grid: Sequence[int], block: Sequence[int], values: Any) -> None:
+    def launch(
+        self,
+        name: str,
+        grid: Sequence[int],
+        block: Sequence[int],
+        values: Sequence[Any],
+        *,
+        shared: int = 0,
+        stream: c_void_p | None = None,
+    ) -> None:
         """Launch a kernel with addresses and numbers."""
         boxes = [_boxed(value) for value in values]
         pointers = (c_void_p * len(boxes))(*map(ctypes.addressof, boxes))
         sizes = [c_uint(n) for axes in (grid, block) for n in (*axes, 1, 1)[:3]]
         function = self.gpu.function(self.module, name)
-        self.gpu("cuLaunchKernel", function, *sizes, c_uint(0), None, pointers, None)
-
-
-def _is_array(value: Value) -> bool:
-    return isinstance(value, np.ndarray)
+        self.gpu("cuLaunchKernel", function, *sizes, c_uint(shared), stream, pointers, None)
 
 
 def _boxed(value: Any) -> Any:

@@ -35,6 +35,7 @@ _IMAGE = (
     "-fwrapv",
     "-ffp-contract=off",
     "-fno-math-errno",
+    "-fno-builtin",  # a kernel may be called as a function of C
     "-fno-gnu-unique",  # or the library stays for good
     "-fcf-protection=none",
     "-include",

@@ -126,7 +126,7 @@ def test_every_thread_has_its_place() -> None:
     grid, block = (3, 2, 2), (5, 3, 2)
     y = np.zeros((2, 2, 3, 2, 3, 5, 6), np.uint32)
     kernels()("places", grid, block, y)
-    expected = np.stack(np.indices(y.shape[:-1]), -1)[..., [2, 1, 0, 5, 4, 3]]
+    expected = np.moveaxis(np.indices(y.shape[:-1]), 0, -1)[..., [2, 1, 0, 5, 4, 3]]
     np.testing.assert_array_equal(y, expected)
 
 
