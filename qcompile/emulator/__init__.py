@@ -38,6 +38,7 @@ _IMAGE = (
     "-fno-builtin",  # a kernel may be called as a function of C
     "-fno-gnu-unique",  # or the library stays for good
     "-fcf-protection=none",
+    "-fstack-clash-protection",  # a large frame does not step over the page that ends a stack
     "-include",
     "cuda.hpp",
 )
