@@ -123,7 +123,7 @@ def bound(function: Function, taken: Resources, job: Job, gpu: Gpu) -> Bound:
         occupancy=full,
         spills=sum(one.name in _LOCAL for one in code),
         calls=sum(one.calls for one in body),
-        hot=Counter(one.opcode for one in body),
+        hot=dict(Counter(one.opcode for one in body)),
         trips=walks[0].counts.get(loop.last, 0) if loop else 1,
         exact=not any(walk.guessed or not walk.ended for walk in walks),
         waves=job.blocks / max(full.blocks * gpu.multiprocessors, 1),
