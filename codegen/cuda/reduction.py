@@ -28,7 +28,8 @@ def reduction(w: CudaWriter) -> CudaKernel | None:
     if w.group.anchor.target not in REDUCTIONS:
         return None
     r = reduction_of(w)
-    side_by_side = 1 not in r.dims
+    together = w.group.packs or w.layout(r.source).channels_last
+    side_by_side = 1 not in r.dims and together
     return w.kernel(Part(partial(_columns if side_by_side else _rows, r=r)))
 
 

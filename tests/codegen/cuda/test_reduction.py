@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pool_cases
 import pytest
 import torch
@@ -25,15 +27,24 @@ def test_means_and_maxima() -> None:
 
 
 def test_teams_of_every_size() -> None:
-    """Along the places, with channels side by side, and along the channels; the last ones idle."""
+    """Of places, with channels side by side or apart, and of channels; the last threads idle."""
+
+    def inner(op: Callable[..., Tensor], dim: int) -> Callable[[Tensor], Tensor]:
+        return lambda x: op(aten.neg.default(x), [dim])
+
     cases = []
-    for places in (1, 8, 9, 17, 33, 63, 64, 65):
-        for op in (aten.mean.dim, aten.amax.default):
-            inner = Case(one(op, [2]), [(37, places)], name=f"{op} {places}", tolerance=NEAR)
-            cases.append(inner)
-    for channels in (255, 257, 513, 1025, 2049):
-        for op in (aten.mean.dim, aten.amax.default):
-            cases.append(Case(one(op, [1]), [(channels, 3)], name=f"{channels}", tolerance=NEAR))
+    for op in (aten.mean.dim, aten.amax.default):
+        for places in (1, 8, 9, 17, 33, 63, 64, 65):
+            cases += [
+                Case(inner(op, 2), [(37, places)], name=f"{op} {places}", tolerance=NEAR),
+                Case(one(op, [2]), [(5, places)], name=f"{op} {places} apart", tolerance=NEAR),
+            ]
+        for channels in (255, 257, 513, 1025, 2049):
+            name = f"{op} {channels} channels"
+            cases += [
+                Case(of, [(channels, 3)], name=name, tolerance=NEAR)
+                for of in (one(op, [1]), inner(op, 1))
+            ]
     check(cases, (1, 3))
 
 
