@@ -50,7 +50,6 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "cuStreamCreate": (POINTER(c_void_p), c_uint),
     "cuStreamDestroy_v2": (c_void_p,),
     "cuStreamSynchronize": (c_void_p,),
-    "cuLaunchKernel": (c_void_p, *[c_uint] * 7, c_void_p, POINTER(c_void_p), c_void_p),
 }
 
 _LOST = (
@@ -64,6 +63,10 @@ _HINTS = {
     46: "another process has the GPU for itself (nvidia-smi -q -d COMPUTE)",
     **dict.fromkeys((700, 702, 710, 714, 715, 716, 717, 718, 719), _LOST),
 }
+
+
+def _missing(*_: Any) -> int:
+    return 500  # CUDA_ERROR_NOT_FOUND
 
 
 class CudaError(QCompileError):
@@ -82,7 +85,8 @@ class Driver:
     """The functions of a driver, each of which raises where it fails.
 
     Attributes:
-        launch: cuLaunchKernel, which gives its error's number.
+        launch: cuLaunchKernel, which gives its error's number. It takes pointers as objects of
+            ctypes alone: looking at what it is given would take longer than the launch.
     """
 
     def __init__(self, path: str = LIBCUDA) -> None:
@@ -94,13 +98,19 @@ class Driver:
         self.path = path
         self.library = ctypes.CDLL(path)
         self._functions = {name: self._function(name, _FUNCTIONS[name]) for name in _FUNCTIONS}
-        self.launch: Callable[..., int] = self._functions["cuLaunchKernel"]
+        self.launch: Callable[..., int] = self._untyped("cuLaunchKernel")
+
+    def _untyped(self, name: str) -> Callable[..., int]:
+        try:
+            return self.library[name]
+        except AttributeError:
+            return _missing
 
     def _function(self, name: str, types: tuple[Any, ...]) -> Callable[..., int]:
         try:
             function = getattr(self.library, name)
         except AttributeError:
-            return lambda *_: 500  # CUDA_ERROR_NOT_FOUND
+            return _missing
         function.argtypes, function.restype = types, c_int
         return function
 
@@ -126,11 +136,12 @@ class Driver:
 
     def describe(self, code: int) -> str:
         """An error as the driver calls it: "CUDA_ERROR_OUT_OF_MEMORY (out of memory)"."""
+        message = self._message()  # before another call fails
         name, text = c_char_p(), c_char_p()
         self.try_("cuGetErrorName", code, ctypes.byref(name))
         self.try_("cuGetErrorString", code, ctypes.byref(text))
         said = (name.value or b"").decode() or f"error {code}"
-        why = self._message().decode() or (text.value or b"").decode()
+        why = message.decode() or (text.value or b"").decode()
         return f"{said} ({why})" if why else said
 
     def _message(self) -> bytes:

@@ -199,4 +199,4 @@ class _Parameters:
 
     def _call(self, launch: Launch, function: int, parameters: Any, n: int) -> tuple[Any, ...]:
         block = (launch.threads, 1, 1)
-        return (function, *launch.grid(n), *block, 0, self._stream, parameters, None)
+        return (c_void_p(function), *launch.grid(n), *block, 0, self._stream, parameters, None)
