@@ -14,8 +14,8 @@ struct Block {
   char *shared;  // its shared memory
 };
 
-// Each thread of a block runs on a stack of its own, which is STACK bytes long and lies at a multiple
-// of that; its lowest bytes hold this record, so that the stack pointer leads to it.
+// Each thread of a block runs on a stack of its own, which is STACK bytes long and lies at a
+// multiple of that; its lowest bytes hold this record, so that the stack pointer leads to it.
 struct Thread {
   Index index;
   const Block *block;

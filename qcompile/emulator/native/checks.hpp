@@ -40,14 +40,16 @@ extern "C" void __ubsan_handle_out_of_bounds(qc_emulator::Violation *what, unsig
   qc_emulator::violated(what, code, "index %ld of an array %s", (long)index, what->type->name);
 }
 
-extern "C" void __ubsan_handle_type_mismatch_v1(qc_emulator::Misalignment *what, unsigned long address) {
+extern "C" void __ubsan_handle_type_mismatch_v1(qc_emulator::Misalignment *what,
+                                                unsigned long address) {
   const int code = 716;  // CUDA_ERROR_MISALIGNED_ADDRESS
   const unsigned alignment = 1u << what->log_alignment;
-  qc_emulator::violated(what, code, "0x%lx is no address of %s: no multiple of %u", address, what->type->name,
-                        alignment);
+  qc_emulator::violated(what, code, "0x%lx is no address of %s: no multiple of %u", address,
+                        what->type->name, alignment);
 }
 
-extern "C" void __ubsan_handle_shift_out_of_bounds(qc_emulator::Violation *what, unsigned long, unsigned long by) {
+extern "C" void __ubsan_handle_shift_out_of_bounds(qc_emulator::Violation *what, unsigned long,
+                                                   unsigned long by) {
   const int code = 719;  // CUDA_ERROR_LAUNCH_FAILED
   qc_emulator::violated(what, code, "a shift of %s by %ld bits", what->type->name, (long)by);
 }

@@ -40,7 +40,12 @@ template <class... A> static Parameters<A...> parameters_of(void (*)(A...));
 }  // namespace qc_emulator
 
 // `gaps` ends with one that is not counted, so that there is always one.
-#define QC_KERNEL(symbol, shared, most_threads, gaps)                                                       \
-  {#symbol, [](void **from) { decltype(qc_emulator::parameters_of(::symbol))::call(::symbol, from); },      \
-   decltype(qc_emulator::parameters_of(::symbol))::list, decltype(qc_emulator::parameters_of(::symbol))::count, \
-   shared, most_threads, gaps, sizeof(gaps) / sizeof(unsigned) - 1}
+#define QC_KERNEL(symbol, shared, most_threads, gaps)                                         \
+  {#symbol,                                                                                   \
+   [](void **from) { decltype(qc_emulator::parameters_of(::symbol))::call(::symbol, from); }, \
+   decltype(qc_emulator::parameters_of(::symbol))::list,                                      \
+   decltype(qc_emulator::parameters_of(::symbol))::count,                                     \
+   shared,                                                                                    \
+   most_threads,                                                                              \
+   gaps,                                                                                      \
+   sizeof(gaps) / sizeof(unsigned) - 1}

@@ -4,8 +4,9 @@
 
 namespace qc_emulator {
 
-static inline void warp_wide(Operation kind, int *out, const void *address, unsigned a0 = 0, unsigned a1 = 0,
-                             unsigned a2 = 0, unsigned a3 = 0, unsigned b0 = 0, unsigned b1 = 0) {
+static inline void warp_wide(Operation kind, int *out, const void *address, unsigned a0 = 0,
+                             unsigned a1 = 0, unsigned a2 = 0, unsigned a3 = 0, unsigned b0 = 0,
+                             unsigned b1 = 0) {
   Operands operands = {{a0, a1, a2, a3, b0, b1}, address, out};
   services().warp(kind, 0xffffffffu, &operands);
 }
@@ -13,15 +14,15 @@ static inline void warp_wide(Operation kind, int *out, const void *address, unsi
 }  // namespace qc_emulator
 
 // d = a * b + d, of tiles that lie in the registers of a warp: 8 rows of a
-#define QC_MMA_M8(name, kind)                                              \
-  static inline void name(int *d, unsigned a, unsigned b) {                \
-    qc_emulator::warp_wide(qc_emulator::kind, d, nullptr, a, 0, 0, 0, b);  \
+#define QC_MMA_M8(name, kind)                                             \
+  static inline void name(int *d, unsigned a, unsigned b) {               \
+    qc_emulator::warp_wide(qc_emulator::kind, d, nullptr, a, 0, 0, 0, b); \
   }
 // and 16 of them.
-#define QC_MMA_M16(name, kind)                                                                      \
-  static inline void name(int *d, unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0,  \
-                          unsigned b1) {                                                            \
-    qc_emulator::warp_wide(qc_emulator::kind, d, nullptr, a0, a1, a2, a3, b0, b1);                  \
+#define QC_MMA_M16(name, kind)                                                                     \
+  static inline void name(int *d, unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, \
+                          unsigned b1) {                                                           \
+    qc_emulator::warp_wide(qc_emulator::kind, d, nullptr, a0, a1, a2, a3, b0, b1);                 \
   }
 
 QC_MMA_M8(qc_ptx_mma_m8n8k128_b1_xor, MMA_M8N8K128_B1_XOR)

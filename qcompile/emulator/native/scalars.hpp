@@ -3,9 +3,12 @@
 #pragma once
 
 extern "C" {
-float expf(float), exp2f(float), exp10f(float), expm1f(float), logf(float), log2f(float), log10f(float), log1pf(float);
-float sinf(float), cosf(float), tanf(float), tanhf(float), sinhf(float), coshf(float), atanf(float), asinf(float), acosf(float);
-float erff(float), powf(float, float), fmodf(float, float), atan2f(float, float), cbrtf(float), hypotf(float, float);
+float expf(float), exp2f(float), exp10f(float), expm1f(float), logf(float), log2f(float),
+    log10f(float), log1pf(float);
+float sinf(float), cosf(float), tanf(float), tanhf(float), sinhf(float), coshf(float), atanf(float),
+    asinf(float), acosf(float);
+float erff(float), powf(float, float), fmodf(float, float), atan2f(float, float), cbrtf(float),
+    hypotf(float, float);
 double exp(double), log(double), tanh(double), erf(double), pow(double, double);
 }
 
@@ -124,8 +127,8 @@ static inline unsigned __dp4a(unsigned a, unsigned b, unsigned sum) {
   return sum;
 }
 
-#define QC_MIN_MAX(T)                                            \
-  static inline T min(T x, T y) { return y < x ? y : x; }        \
+#define QC_MIN_MAX(T)                                     \
+  static inline T min(T x, T y) { return y < x ? y : x; } \
   static inline T max(T x, T y) { return x < y ? y : x; }
 QC_MIN_MAX(int)
 QC_MIN_MAX(unsigned)
@@ -157,24 +160,25 @@ static inline unsigned long long atomicAdd(unsigned long long *at, unsigned long
 }
 static inline float atomicAdd(float *at, float value) {
   unsigned *bits = reinterpret_cast<unsigned *>(at), seen = __atomic_load_n(bits, __ATOMIC_RELAXED);
-  while (!__atomic_compare_exchange_n(bits, &seen, __float_as_uint(__uint_as_float(seen) + value), true,
-                                      __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+  while (!__atomic_compare_exchange_n(bits, &seen, __float_as_uint(__uint_as_float(seen) + value),
+                                      true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
   }
   return __uint_as_float(seen);
 }
-#define QC_ATOMIC(name, T, next)                                                                     \
-  static inline T name(T *at, T value) {                                                             \
-    T seen = __atomic_load_n(at, __ATOMIC_RELAXED);                                                  \
-    while (!__atomic_compare_exchange_n(at, &seen, (next), true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) { \
-    }                                                                                                \
-    return seen;                                                                                     \
+#define QC_ATOMIC(name, T, next)                                                   \
+  static inline T name(T *at, T value) {                                           \
+    T seen = __atomic_load_n(at, __ATOMIC_RELAXED);                                \
+    while (!__atomic_compare_exchange_n(at, &seen, (next), true, __ATOMIC_RELAXED, \
+                                        __ATOMIC_RELAXED)) {                       \
+    }                                                                              \
+    return seen;                                                                   \
   }
 QC_ATOMIC(atomicMax, int, max(seen, value))
 QC_ATOMIC(atomicMax, unsigned, max(seen, value))
 QC_ATOMIC(atomicMin, int, min(seen, value))
 QC_ATOMIC(atomicMin, unsigned, min(seen, value))
 QC_ATOMIC(atomicOr, unsigned, seen | value)
-QC_ATOMIC(atomicAnd, unsigned, seen & value)
+QC_ATOMIC(atomicAnd, unsigned, seen &value)
 QC_ATOMIC(atomicXor, unsigned, seen ^ value)
 QC_ATOMIC(atomicExch, int, value)
 QC_ATOMIC(atomicExch, unsigned, value)

@@ -24,7 +24,8 @@ static inline int __all_sync(unsigned mask, int predicate) {
 
 namespace qc_emulator {
 
-template <class T> static inline T shuffle(Operation kind, unsigned mask, T value, int by, int width) {
+template <class T>
+static inline T shuffle(Operation kind, unsigned mask, T value, int by, int width) {
   static_assert(sizeof(T) == 4 || sizeof(T) == 8, "what CUDA shuffles");
   unsigned words[sizeof(T) / 4];
   __builtin_memcpy(words, &value, sizeof(T));
@@ -43,10 +44,12 @@ template <class T> static inline T shuffle(Operation kind, unsigned mask, T valu
 template <class T> static inline T __shfl_sync(unsigned mask, T value, int from, int width = 32) {
   return qc_emulator::shuffle(qc_emulator::SHUFFLE, mask, value, from, width);
 }
-template <class T> static inline T __shfl_up_sync(unsigned mask, T value, unsigned by, int width = 32) {
+template <class T>
+static inline T __shfl_up_sync(unsigned mask, T value, unsigned by, int width = 32) {
   return qc_emulator::shuffle(qc_emulator::SHUFFLE_UP, mask, value, (int)by, width);
 }
-template <class T> static inline T __shfl_down_sync(unsigned mask, T value, unsigned by, int width = 32) {
+template <class T>
+static inline T __shfl_down_sync(unsigned mask, T value, unsigned by, int width = 32) {
   return qc_emulator::shuffle(qc_emulator::SHUFFLE_DOWN, mask, value, (int)by, width);
 }
 template <class T> static inline T __shfl_xor_sync(unsigned mask, T value, int by, int width = 32) {

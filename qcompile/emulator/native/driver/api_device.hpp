@@ -37,7 +37,8 @@ inline int device_attribute(CUdevice_attribute attribute) {
     case CU_DEVICE_ATTRIBUTE_MANAGED_MEMORY: return 0;
     case CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN: return SHARED_MEMORY;
     case CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED: return 1;
-    default: throw Refusal{CUDA_ERROR_INVALID_VALUE, format("attribute %d is not emulated", attribute)};
+    default:
+      throw Refusal{CUDA_ERROR_INVALID_VALUE, format("attribute %d is not emulated", attribute)};
   }
 }
 
@@ -62,7 +63,8 @@ template <class Work> CUresult initialised(Work work) {
 // See that a handle is null or the primary context.
 inline void require_known(CUcontext context) {
   const bool known = !context || context == &state().context;
-  require(known, CUDA_ERROR_INVALID_CONTEXT, format("%p is no context", static_cast<void *>(context)));
+  require(known, CUDA_ERROR_INVALID_CONTEXT,
+          format("%p is no context", static_cast<void *>(context)));
 }
 
 }  // namespace qc_emulator

@@ -6,7 +6,8 @@ namespace qc_emulator {
 
 // Copy, or fill, `bytes` at the GPU's addresses `to` and `from` (0: not the GPU's).
 template <class Work>
-CUresult moving(CUdeviceptr to, CUdeviceptr from, const void *host, std::size_t bytes, CUstream stream, Work work) {
+CUresult moving(CUdeviceptr to, CUdeviceptr from, const void *host, std::size_t bytes,
+                CUstream stream, Work work) {
   return in_context([&] {
     require_stream(stream);
     if (bytes == 0) return;
@@ -67,25 +68,31 @@ QC_API CUresult cuMemcpyDtoH_v2(void *to, CUdeviceptr from, std::size_t bytes) {
   return qc_emulator::to_host(to, from, bytes, nullptr);
 }
 
-QC_API CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void *from, std::size_t bytes, CUstream stream) {
+QC_API CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void *from, std::size_t bytes,
+                                     CUstream stream) {
   return qc_emulator::to_device(to, from, bytes, stream);
 }
 
-QC_API CUresult cuMemcpyDtoHAsync_v2(void *to, CUdeviceptr from, std::size_t bytes, CUstream stream) {
+QC_API CUresult cuMemcpyDtoHAsync_v2(void *to, CUdeviceptr from, std::size_t bytes,
+                                     CUstream stream) {
   return qc_emulator::to_host(to, from, bytes, stream);
 }
 
-QC_API CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, std::size_t bytes, CUstream stream) {
+QC_API CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, std::size_t bytes,
+                                     CUstream stream) {
   using namespace qc_emulator;
-  return moving(to, from, nullptr, bytes, stream, [&] { std::memmove(pointer(to), pointer(from), bytes); });
+  return moving(to, from, nullptr, bytes, stream,
+                [&] { std::memmove(pointer(to), pointer(from), bytes); });
 }
 
-QC_API CUresult cuMemsetD8Async(CUdeviceptr at, unsigned char value, std::size_t bytes, CUstream stream) {
+QC_API CUresult cuMemsetD8Async(CUdeviceptr at, unsigned char value, std::size_t bytes,
+                                CUstream stream) {
   using namespace qc_emulator;
   return moving(at, 0, &value, bytes, stream, [&] { std::memset(pointer(at), value, bytes); });
 }
 
-QC_API CUresult cuPointerGetAttribute(void *value, CUpointer_attribute attribute, CUdeviceptr address) {
+QC_API CUresult cuPointerGetAttribute(void *value, CUpointer_attribute attribute,
+                                      CUdeviceptr address) {
   using namespace qc_emulator;
   return in_context([&] {
     require_pointer(value);
@@ -93,14 +100,17 @@ QC_API CUresult cuPointerGetAttribute(void *value, CUpointer_attribute attribute
     require(bytes > 0, CUDA_ERROR_INVALID_VALUE, format("0x%llx is not the GPU's memory", address));
     switch (attribute) {
       case CU_POINTER_ATTRIBUTE_CONTEXT: *static_cast<CUcontext *>(value) = &state().context; break;
-      case CU_POINTER_ATTRIBUTE_MEMORY_TYPE: *static_cast<unsigned *>(value) = CU_MEMORYTYPE_DEVICE; break;
+      case CU_POINTER_ATTRIBUTE_MEMORY_TYPE:
+        *static_cast<unsigned *>(value) = CU_MEMORYTYPE_DEVICE;
+        break;
       case CU_POINTER_ATTRIBUTE_DEVICE_POINTER: *static_cast<CUdeviceptr *>(value) = address; break;
       case CU_POINTER_ATTRIBUTE_IS_MANAGED: *static_cast<unsigned *>(value) = 0; break;
       case CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL: *static_cast<int *>(value) = DEVICE; break;
       case CU_POINTER_ATTRIBUTE_RANGE_START_ADDR: *static_cast<CUdeviceptr *>(value) = start; break;
       case CU_POINTER_ATTRIBUTE_RANGE_SIZE: *static_cast<std::size_t *>(value) = bytes; break;
       case CU_POINTER_ATTRIBUTE_MAPPED: *static_cast<bool *>(value) = true; break;
-      default: throw Refusal{CUDA_ERROR_INVALID_VALUE, format("attribute %d is not emulated", attribute)};
+      default:
+        throw Refusal{CUDA_ERROR_INVALID_VALUE, format("attribute %d is not emulated", attribute)};
     }
   });
 }

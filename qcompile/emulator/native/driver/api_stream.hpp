@@ -36,7 +36,8 @@ QC_API CUresult cuEventCreate(CUevent *event, unsigned flags) {
   return in_context([&] {
     require_pointer(event);
     constexpr unsigned known = CU_EVENT_BLOCKING_SYNC | CU_EVENT_DISABLE_TIMING;
-    require((flags & ~known) == 0, CUDA_ERROR_INVALID_VALUE, format("unknown flags of an event, %u", flags));
+    require((flags & ~known) == 0, CUDA_ERROR_INVALID_VALUE,
+            format("unknown flags of an event, %u", flags));
     *event = state().events.add(new CUevent_st{!(flags & CU_EVENT_DISABLE_TIMING), false, {}});
   });
 }

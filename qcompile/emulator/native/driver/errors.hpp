@@ -50,7 +50,10 @@ struct ErrorText {
 };
 
 inline const ErrorText *error_text(CUresult code) {
-#define QC_ERROR(name, text) {name, #name, text}
+#define QC_ERROR(name, text) \
+  {                          \
+    name, #name, text        \
+  }
   static const ErrorText texts[] = {
       QC_ERROR(CUDA_SUCCESS, "no error"),
       QC_ERROR(CUDA_ERROR_INVALID_VALUE, "invalid argument"),
@@ -61,7 +64,8 @@ inline const ErrorText *error_text(CUresult code) {
       QC_ERROR(CUDA_ERROR_INVALID_DEVICE, "invalid device ordinal"),
       QC_ERROR(CUDA_ERROR_INVALID_IMAGE, "device kernel image is invalid"),
       QC_ERROR(CUDA_ERROR_INVALID_CONTEXT, "invalid device context"),
-      QC_ERROR(CUDA_ERROR_NO_BINARY_FOR_GPU, "no kernel image is available for execution on the device"),
+      QC_ERROR(CUDA_ERROR_NO_BINARY_FOR_GPU,
+               "no kernel image is available for execution on the device"),
       QC_ERROR(CUDA_ERROR_INVALID_PTX, "a PTX JIT compilation failed"),
       QC_ERROR(CUDA_ERROR_SHARED_OBJECT_INIT_FAILED, "shared object initialization failed"),
       QC_ERROR(CUDA_ERROR_OPERATING_SYSTEM, "OS call failed or operation not supported on this OS"),

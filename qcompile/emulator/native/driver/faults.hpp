@@ -78,7 +78,8 @@ class Faults {
     }
     auto &registers = static_cast<ucontext_t *>(context)->uc_mcontext.gregs;
     constexpr greg_t WRITE = 2;  // of a page fault's error code
-    const bool write = (registers[REG_ERR] & WRITE) != 0, misaligned = signal == SIGSEGV && info->si_code == SI_KERNEL;
+    const bool write = (registers[REG_ERR] & WRITE) != 0,
+               misaligned = signal == SIGSEGV && info->si_code == SI_KERNEL;
     fault() = {signal, reinterpret_cast<std::uintptr_t>(info->si_addr), write, misaligned};
     // As if the lane had called it: 8 bytes below a multiple of 16.
     registers[REG_RSP] = reinterpret_cast<greg_t>(lane->runner->stacks().top(lane->stack) - 1);
@@ -90,17 +91,22 @@ class Faults {
     Runner &runner = *lane.runner;
     const Fault what = fault();
     if (what.signal == SIGFPE) {
-      runner.fail(lane, CUDA_ERROR_LAUNCH_FAILED, "divides an integer by zero, or the smallest by -1");
+      runner.fail(lane, CUDA_ERROR_LAUNCH_FAILED,
+                  "divides an integer by zero, or the smallest by -1");
     }
     if (what.signal == SIGILL) runner.fail(lane, CUDA_ERROR_ILLEGAL_INSTRUCTION, "traps");
-    if (what.misaligned) runner.fail(lane, CUDA_ERROR_MISALIGNED_ADDRESS, "uses a misaligned address");
+    if (what.misaligned)
+      runner.fail(lane, CUDA_ERROR_MISALIGNED_ADDRESS, "uses a misaligned address");
     if (runner.stacks().overflown(lane.stack, what.address)) {
       const std::size_t bytes = STACK - 2 * Stacks::page();
-      runner.fail(lane, CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES, format("needs more than %zu bytes of stack", bytes));
+      runner.fail(lane, CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES,
+                  format("needs more than %zu bytes of stack", bytes));
     }
-    const std::string verb = what.write ? "writes " : "reads ", shared = runner.shared_place(what.address);
+    const std::string verb = what.write ? "writes " : "reads ",
+                      shared = runner.shared_place(what.address);
     if (!shared.empty()) runner.fail(lane, CUDA_ERROR_ILLEGAL_ADDRESS, verb + shared);
-    runner.fail(lane, CUDA_ERROR_ILLEGAL_ADDRESS, verb + format("address 0x%zx", what.address), what.address);
+    runner.fail(lane, CUDA_ERROR_ILLEGAL_ADDRESS, verb + format("address 0x%zx", what.address),
+                what.address);
   }
 };
 

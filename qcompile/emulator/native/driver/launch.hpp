@@ -57,7 +57,8 @@ class Grid {
   }
 
  private:
-  static constexpr unsigned IEEE = 0x1F80;  // SSE's state: no exceptions, to nearest, denormals kept
+  static constexpr unsigned IEEE =
+      0x1F80;  // SSE's state: no exceptions, to nearest, denormals kept
 
   void work() {
     const SignalStack stack;

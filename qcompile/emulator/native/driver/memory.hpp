@@ -15,8 +15,8 @@ namespace qc_emulator {
 
 constexpr unsigned char FRESH = 0xCD, CANARY = 0xA5;
 
-// Each allocation has pages of its own, between others that nothing may touch, and ends as near to the
-// latter ones as its alignment allows. What is left on its pages, at both sides, holds a pattern.
+// Each allocation has pages of its own, between others that nothing may touch, and ends as near to
+// the latter as its alignment allows. What is left on its pages, on both sides, holds a pattern.
 class Memory {
  public:
   static constexpr std::size_t TOTAL = std::size_t{16} << 30;  // bytes
@@ -29,7 +29,8 @@ class Memory {
             format("%zu bytes are asked for, %zu are free", bytes, TOTAL - used_));
     const std::size_t page = Stacks::page(), rounded = (bytes + ALIGNMENT - 1) & -ALIGNMENT;
     const std::size_t pages = (rounded + page - 1) / page * page;
-    void *const mapped = mmap(nullptr, pages + 2 * EDGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void *const mapped =
+        mmap(nullptr, pages + 2 * EDGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (mapped == MAP_FAILED) throw std::bad_alloc();
     auto *const start = static_cast<unsigned char *>(mapped) + EDGE;
     if (mprotect(start, pages, PROT_READ | PROT_WRITE)) {
@@ -68,13 +69,14 @@ class Memory {
   void check(CUdeviceptr address, std::size_t bytes) {
     const std::lock_guard<std::mutex> guard(mutex_);
     const Allocation *const own = find(address);
-    require(own != nullptr, CUDA_ERROR_INVALID_VALUE, format("0x%llx is not the GPU's memory", address));
+    require(own != nullptr, CUDA_ERROR_INVALID_VALUE,
+            format("0x%llx is not the GPU's memory", address));
     const std::size_t left = own->bytes - (address - reinterpret_cast<CUdeviceptr>(own->data));
     require(bytes <= left, CUDA_ERROR_INVALID_VALUE,
             format("%zu bytes from 0x%llx on, where the allocation has %zu", bytes, address, left));
   }
 
-  // The allocation that an address is in, or right behind of: address and bytes; 0 and 0 if there is none.
+  // The allocation that an address is in, or right behind: its address and bytes; else 0 and 0.
   std::pair<CUdeviceptr, std::size_t> range(CUdeviceptr address) {
     const std::lock_guard<std::mutex> guard(mutex_);
     const Allocation *const own = find(address);
@@ -91,7 +93,8 @@ class Memory {
       }
       const CUdeviceptr end = data + own.bytes;
       if (data <= address && address < end + EDGE) {
-        return format("%lld bytes behind the end of an allocation of %zu", address - end, own.bytes);
+        return format("%lld bytes behind the end of an allocation of %zu", address - end,
+                      own.bytes);
       }
     }
     return "no allocation is near it";

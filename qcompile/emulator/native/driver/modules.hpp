@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "errors.hpp"
-#include "runner.hpp"
+#include "services.hpp"
 
 struct CUmod_st;
 
@@ -34,12 +34,15 @@ inline Header checked_header(const void *image) {
   require(image != nullptr, CUDA_ERROR_INVALID_VALUE, "there is no image");
   Header header;
   if (std::memcmp(image, MAGIC, sizeof header.magic) != 0) {
-    const bool elf = !std::memcmp(image, "\177ELF", 4), fatbin = !std::memcmp(image, "\x50\xED\x55\xBA", 4);
-    require(!elf && !fatbin, CUDA_ERROR_NO_BINARY_FOR_GPU, "machine code for a GPU, and this is none");
+    const bool elf = !std::memcmp(image, "\177ELF", 4),
+               fatbin = !std::memcmp(image, "\x50\xED\x55\xBA", 4);
+    require(!elf && !fatbin, CUDA_ERROR_NO_BINARY_FOR_GPU,
+            "machine code for a GPU, and this is none");
     throw Refusal{CUDA_ERROR_INVALID_IMAGE, "this is no image"};
   }
   std::memcpy(&header, image, sizeof header);
-  require(header.version == VERSION, CUDA_ERROR_INVALID_IMAGE, "an image of another version of the emulator");
+  require(header.version == VERSION, CUDA_ERROR_INVALID_IMAGE,
+          "an image of another version of the emulator");
   return header;
 }
 
@@ -75,7 +78,8 @@ inline CUmodule load_module(const void *image) {
   }
   table->services = &Runner::services;
   auto *const module = new CUmod_st{library, file, header.architecture, {}};
-  for (unsigned i = 0; i < table->kernel_count; i++) module->functions.push_back({table->kernels + i, module});
+  for (unsigned i = 0; i < table->kernel_count; i++)
+    module->functions.push_back({table->kernels + i, module});
   return module;
 }
 

@@ -28,8 +28,8 @@ inline const char *ballot(const Warp &warp) {
   return nullptr;
 }
 
-// From which lane a lane reads; itself where the other is outside of its segment. As the PTX ISA has
-// `shfl.sync`.
+// From which lane a lane reads; itself where the other is outside of its segment. As the PTX ISA
+// has `shfl.sync`.
 inline unsigned shuffle_source(Operation kind, unsigned lane, unsigned by, unsigned width) {
   const unsigned first = lane / width * width, last = first + width - 1;
   unsigned from = lane;
@@ -48,7 +48,8 @@ template <Operation KIND> const char *shuffle(const Warp &warp) {
     Operands *const own = warp.lanes[lane];
     if (!own) continue;
     const unsigned width = own->in[2];
-    if (width == 0 || width > WARP || (width & (width - 1))) return "the width is no power of 2 up to 32";
+    if (width == 0 || width > WARP || (width & (width - 1)))
+      return "the width is no power of 2 up to 32";
     const Operands *const other = warp.lanes[shuffle_source(KIND, lane, own->in[1], width)];
     *own->out = static_cast<int>(other ? other->in[0] : UNDEFINED);
   }
@@ -62,7 +63,8 @@ template <unsigned MATRICES> const char *ldmatrix(const Warp &warp) {
     if (row < warp.shared || row + 16 > warp.shared + warp.shared_bytes) {
       return "a row is not in the kernel's shared memory";
     }
-    if (reinterpret_cast<std::uintptr_t>(row) % 16) return "the address of a row is no multiple of 16";
+    if (reinterpret_cast<std::uintptr_t>(row) % 16)
+      return "the address of a row is no multiple of 16";
   }
   for (unsigned lane = 0; lane < WARP; lane++) {
     for (unsigned matrix = 0; matrix < MATRICES; matrix++) {
@@ -86,15 +88,18 @@ struct Common {
 template <class A, class B> struct Bytes {
   static unsigned dot(std::uint64_t a, std::uint64_t b) {
     int sum = 0;
-    for (int bit = 0; bit < 64; bit += 8) sum += static_cast<A>(a >> bit) * static_cast<B>(b >> bit);
+    for (int bit = 0; bit < 64; bit += 8)
+      sum += static_cast<A>(a >> bit) * static_cast<B>(b >> bit);
     return static_cast<unsigned>(sum);
   }
 };
 
-// d += a * b, a of ROWS x WORDS, b of WORDS x 8 words (32 bits of an element each, or 4 of 8), d of
-// ROWS x 8. Register r of `a` in lane l is the word of row l / 4 (+ 8 for odd r, where there are 16) in
-// column l % 4 (+ 4 for the second ones); of b alike, of column l / 4; registers 2 i and 2 i + 1 of d
-// are row l / 4 + 8 i, columns l % 4 * 2 and the next. Sums wrap.
+// d += a * b, a of ROWS x WORDS, b of WORDS x 8 words (of 32 elements, or 4), d of ROWS x 8; sums
+// wrap.
+//
+// Register r of `a` in lane l is the word of row l / 4 (+ 8 for odd r, where there are 16 rows) in
+// column l % 4 (+ 4 for the second half of them); of b alike, in column l / 4. Registers 2 i and
+// 2 i + 1 of d are of row l / 4 + 8 i, columns l % 4 * 2 and the next.
 template <unsigned ROWS, unsigned WORDS, class Element> const char *mma(const Warp &warp) {
   constexpr unsigned TILES = ROWS / 8, STEPS = WORDS / 4;
   std::uint32_t a[ROWS][WORDS], b[8][WORDS];
@@ -109,7 +114,8 @@ template <unsigned ROWS, unsigned WORDS, class Element> const char *mma(const Wa
   }
   for (unsigned lane = 0; lane < WARP; lane++) {
     for (unsigned i = 0; i < 2 * TILES; i++) {
-      const std::uint32_t *const row = a[lane / 4 + 8 * (i / 2)], *const column = b[lane % 4 * 2 + i % 2];
+      const std::uint32_t *const row = a[lane / 4 + 8 * (i / 2)];
+      const std::uint32_t *const column = b[lane % 4 * 2 + i % 2];
       unsigned sum = static_cast<unsigned>(warp.lanes[lane]->out[i]);
       for (unsigned word = 0; word < WORDS; word += 2) {
         std::uint64_t left, right;

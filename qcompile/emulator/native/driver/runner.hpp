@@ -6,56 +6,11 @@
 #include <vector>
 
 #include "errors.hpp"
+#include "lane.hpp"
 #include "operations.hpp"
 #include "stacks.hpp"
 
 namespace qc_emulator {
-
-// What orders are asked for; all are orders that a GPU may take.
-enum Order : unsigned {
-  REVERSED = 1,       // threads of a warp, warps of a block, blocks of a grid
-  EARLY_COPIES = 2,   // cp.async copies at once; else only where the thread waits for it
-  ORDERS = 4
-};
-
-class Runner;
-
-enum class State : unsigned char { FRESH, READY, AT_BARRIER, AT_WARP, FINISHED };
-
-struct Copy {
-  void *to;
-  const void *from;
-  unsigned bytes;
-};
-
-// A thread of the block.
-struct Lane {
-  Runner *runner;
-  unsigned number;
-  State state;
-  unsigned stack;
-  void *place;  // where it goes on
-  int line;     // of the barrier it is at
-  Operation operation;
-  unsigned mask;
-  Operands *operands;
-  std::vector<Copy> copies;            // in flight, oldest first
-  std::vector<std::size_t> committed;  // how many of them each group of copies ends at
-};
-
-// What is launched: the same for all its blocks.
-struct Launch {
-  const Kernel *kernel;
-  void **parameters;
-  Index size, grid;
-  unsigned order;
-};
-
-struct Failure {
-  CUresult code = CUDA_SUCCESS;
-  std::string message;
-  std::uintptr_t address = 0;  // that was touched and is not shared memory
-};
 
 class Runner {
  public:
@@ -71,7 +26,8 @@ class Runner {
   static thread_local Lane *current;
 
   // End a lane's block, from the lane itself.
-  [[noreturn]] void fail(Lane &lane, CUresult code, const std::string &what, std::uintptr_t address = 0);
+  [[noreturn]] void fail(Lane &lane, CUresult code, const std::string &what,
+                         std::uintptr_t address = 0);
 
   // Where an address is in the block's shared memory, or beside it; "" if it is elsewhere.
   std::string shared_place(std::uintptr_t address) const;
@@ -80,10 +36,10 @@ class Runner {
   static const Services services;
 
  private:
-  static constexpr std::size_t EDGE = 64 << 10;  // nothing may be touched so far beside shared memory
-  static constexpr std::size_t ARENA = 256 << 10;
+  // Room for shared memory and the gaps in it; the bytes after it that are looked at; and so far on
+  // both sides nothing may be touched.
+  static constexpr std::size_t ARENA = 256 << 10, CANARY = 256, EDGE = 64 << 10;
   static constexpr std::size_t arena_bytes() { return ARENA + 2 * EDGE; }
-  static constexpr unsigned CANARY = 256;  // bytes after the kernel's shared memory
 
   static Lane &here() { return *static_cast<Lane *>(this_thread()->lane); }
   [[noreturn]] static void enter();
@@ -99,7 +55,7 @@ class Runner {
   void operate_together(Lane &lane, unsigned first, unsigned last);
   bool release_barrier();
   void check_shared();
-  void check_untouched(unsigned from, unsigned bytes, const char *where);
+  void check_untouched(std::size_t from, std::size_t bytes, const char *where);
   void note(CUresult code, const Lane *lane, const std::string &what);
   std::string missing(const Lane &lane, unsigned first, unsigned last) const;
 
@@ -121,8 +77,6 @@ class Runner {
 };
 
 inline thread_local Lane *Runner::current = nullptr;
-
-inline const Services Runner::services = {barrier, warp, copy, commit, wait, fail_here};
 
 inline Runner::Runner() : lanes_(MOST_THREADS) {
   void *const memory = mmap(nullptr, arena_bytes(), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -160,20 +114,26 @@ inline Failure Runner::run(const Launch &launch, Index index) {
 inline void Runner::check_shared() {
   const Kernel &kernel = *launch_->kernel;
   check_untouched(kernel.shared, CANARY, "");
-  for (unsigned i = 0; i < kernel.gap_count; i++) check_untouched(kernel.gaps[i], GAP, ", between arrays");
+  for (unsigned i = 0; i < kernel.gap_count; i++)
+    check_untouched(kernel.gaps[i], GAP, ", between arrays");
 }
 
-inline void Runner::check_untouched(unsigned from, unsigned bytes, const char *where) {
+inline void Runner::check_untouched(std::size_t from, std::size_t bytes, const char *where) {
   const char *const start = block_.shared + from;
-  const auto written = [](char byte) { return static_cast<unsigned char>(byte) != (UNDEFINED & 255); };
+  const auto written = [](char byte) {
+    return static_cast<unsigned char>(byte) != (UNDEFINED & 255);
+  };
   const char *const found = std::find_if(start, start + bytes, written);
   if (found == start + bytes) return;
-  note(CUDA_ERROR_ILLEGAL_ADDRESS, nullptr, "writes " + shared_place(reinterpret_cast<std::uintptr_t>(found)) + where);
+  note(CUDA_ERROR_ILLEGAL_ADDRESS, nullptr,
+       "writes " + shared_place(reinterpret_cast<std::uintptr_t>(found)) + where);
 }
 
 inline std::string Runner::shared_place(std::uintptr_t address) const {
-  const auto offset = static_cast<std::ptrdiff_t>(address - reinterpret_cast<std::uintptr_t>(block_.shared));
-  constexpr auto before = static_cast<std::ptrdiff_t>(EDGE), all = static_cast<std::ptrdiff_t>(arena_bytes());
+  const auto offset =
+      static_cast<std::ptrdiff_t>(address - reinterpret_cast<std::uintptr_t>(block_.shared));
+  constexpr auto before = static_cast<std::ptrdiff_t>(EDGE),
+                 all = static_cast<std::ptrdiff_t>(arena_bytes());
   if (offset < -before || offset >= all - before) return "";
   return format("byte %td of %u of shared memory", offset, launch_->kernel->shared);
 }
@@ -192,8 +152,7 @@ inline void Runner::start(Lane &lane) {
   const Index size = launch_->size;
   const unsigned number = lane.number;
   lane.stack = stacks_.take();
-  lane.copies.clear();
-  lane.committed.clear();
+  lane.copies.reset();
   const Index index = {number % size.x, number / size.x % size.y, number / size.x / size.y};
   *stacks_.record(lane.stack) = {index, &block_, &lane};
   void **place = stacks_.top(lane.stack);
@@ -213,12 +172,14 @@ inline void Runner::resume(Lane &lane) {
 
 inline void Runner::note(CUresult code, const Lane *lane, const std::string &what) {
   const Index at = block_.index;
-  std::string where = format("kernel %s, block (%u, %u, %u)", launch_->kernel->name, at.x, at.y, at.z);
+  std::string where =
+      format("kernel %s, block (%u, %u, %u)", launch_->kernel->name, at.x, at.y, at.z);
   if (lane) where += format(", thread %u", lane->number);
   failure_ = {code, where + ": " + what};
 }
 
-inline void Runner::fail(Lane &lane, CUresult code, const std::string &what, std::uintptr_t address) {
+inline void Runner::fail(Lane &lane, CUresult code, const std::string &what,
+                         std::uintptr_t address) {
   note(code, &lane, what);
   failure_.address = address;
   suspend(lane, State::FINISHED);
@@ -257,12 +218,13 @@ inline bool Runner::operate(unsigned first, unsigned last) {
   return any && !failure_.code;
 }
 
-// Whether a lane is one that `lane` waits for, and is not there. Lanes that have ended are not waited
-// for, but by instructions that want all of them.
+// Whether a lane that `lane` waits for is not there. Lanes that have ended are not waited for, but
+// by instructions that want all of them.
 static inline bool absent(const Lane &lane, const Lane *other) {
   const bool all = lane.operation >= LDMATRIX_X2;
   if (!other || other->state == State::FINISHED) return all;
-  return other->state != State::AT_WARP || other->operation != lane.operation || other->mask != lane.mask;
+  return other->state != State::AT_WARP || other->operation != lane.operation ||
+         other->mask != lane.mask;
 }
 
 inline bool Runner::complete(const Lane &lane, unsigned first, unsigned last) const {
@@ -277,18 +239,13 @@ inline std::string Runner::missing(const Lane &lane, unsigned first, unsigned la
   unsigned i = 0;
   const auto other = [&] { return first + i < last ? &lanes_[first + i] : nullptr; };
   while (!(lane.mask >> i & 1 && absent(lane, other()))) i++;
-  const char *where = "has ended";
-  if (!other()) {
-    where = "is not in the block";
-  } else if (other()->state == State::AT_BARRIER) {
-    where = "is at a barrier";
-  } else if (other()->state == State::AT_WARP) {
-    const bool same = other()->operation == lane.operation;
-    where = same ? "names other lanes" : operation(other()->operation).name;
-  }
-  const char *const verb = where == operation(other() ? other()->operation : SYNC_WARP).name ? "is at " : "";
-  return format("%s of lanes 0x%08x is divergent: lane %u %s%s", operation(lane.operation).name, lane.mask, i,
-                verb, where);
+  const std::string who = format("%s of lanes 0x%08x is divergent: lane %u ",
+                                 operation(lane.operation).name, lane.mask, i);
+  if (!other()) return who + "is not in the block";
+  if (other()->state == State::FINISHED) return who + "has ended";
+  if (other()->state == State::AT_BARRIER) return who + "is at a barrier";
+  if (other()->operation == lane.operation) return who + "names other lanes";
+  return who + "is at " + operation(other()->operation).name;
 }
 
 inline void Runner::operate_together(Lane &lane, unsigned first, unsigned last) {
@@ -323,74 +280,12 @@ inline bool Runner::release_barrier() {
     const bool ended = other->state == State::FINISHED;
     const std::string where = ended ? "has ended" : format("is at that of line %d", other->line);
     note(CUDA_ERROR_LAUNCH_FAILED, waiting,
-         format("the barrier of line %d is divergent: thread %u %s", waiting->line, other->number, where.c_str()));
+         format("the barrier of line %d is divergent: thread %u %s", waiting->line, other->number,
+                where.c_str()));
     return false;
   }
   for (unsigned i = 0; i < threads_; i++) lanes_[i].state = State::READY;
   return true;
-}
-
-// --- what a kernel calls ------------------------------------------------------------------------
-
-inline void Runner::barrier(int line) {
-  Lane &lane = here();
-  lane.line = line;
-  lane.runner->suspend(lane, State::AT_BARRIER);
-}
-
-inline void Runner::warp(Operation kind, unsigned mask, Operands *operands) {
-  Lane &lane = here();
-  lane.operation = kind;
-  lane.mask = mask;
-  lane.operands = operands;
-  if (!(mask >> lane.number % WARP & 1)) {
-    const std::string what = format("%s of lanes 0x%08x, and this is none of them", operation(kind).name, mask);
-    lane.runner->fail(lane, CUDA_ERROR_LAUNCH_FAILED, what);
-  }
-  lane.runner->suspend(lane, State::AT_WARP);
-}
-
-inline void Runner::copy(void *to, const void *from, unsigned bytes) {
-  Lane &lane = here();
-  Runner &runner = *lane.runner;
-  const auto address = [](const void *pointer) { return reinterpret_cast<std::uintptr_t>(pointer); };
-  const std::uintptr_t shared = address(runner.block_.shared), end = shared + runner.launch_->kernel->shared;
-  if (address(to) < shared || address(to) + bytes > end) {
-    const std::string place = runner.shared_place(address(to));
-    runner.fail(lane, CUDA_ERROR_ILLEGAL_ADDRESS, "cp.async to " + (place.empty() ? "no shared memory" : place));
-  }
-  if (address(to) % bytes || address(from) % bytes) {
-    runner.fail(lane, CUDA_ERROR_MISALIGNED_ADDRESS, format("cp.async of %u bytes is misaligned", bytes));
-  }
-  if (runner.launch_->order & EARLY_COPIES) {
-    std::memcpy(to, from, bytes);
-  } else {
-    lane.copies.push_back({to, from, bytes});
-  }
-}
-
-inline void Runner::commit() {
-  Lane &lane = here();
-  lane.committed.push_back(lane.copies.size());
-}
-
-inline void Runner::wait(unsigned in_flight) {
-  Lane &lane = here();
-  if (lane.committed.size() <= in_flight) return;
-  const auto groups = static_cast<std::ptrdiff_t>(lane.committed.size() - in_flight);
-  const auto end = static_cast<std::ptrdiff_t>(lane.committed[static_cast<std::size_t>(groups) - 1]);
-  for (std::ptrdiff_t i = 0; i < end; i++) {
-    const Copy &copy = lane.copies[static_cast<std::size_t>(i)];
-    std::memcpy(copy.to, copy.from, copy.bytes);
-  }
-  lane.copies.erase(lane.copies.begin(), lane.copies.begin() + end);
-  lane.committed.erase(lane.committed.begin(), lane.committed.begin() + groups);
-  for (std::size_t &group : lane.committed) group -= static_cast<std::size_t>(end);
-}
-
-inline void Runner::fail_here(int code, const char *what) {
-  Lane &lane = here();
-  lane.runner->fail(lane, static_cast<CUresult>(code), what);
 }
 
 }  // namespace qc_emulator

@@ -9,8 +9,8 @@
 
 #include "../abi.hpp"
 
-// Goes on where `to` was left, and leaves the place of the caller in `from`. Only what a call preserves
-// is kept (System V ABI of x86-64): to the compiler it is a call.
+// Goes on where `to` was left, and leaves the place of the caller in `from`. Only what a call
+// preserves is kept (System V ABI of x86-64): to the compiler it is a call.
 extern "C" void qc_emulator_switch(void **from, void *to);
 asm(".text\n"
     ".globl qc_emulator_switch\n.hidden qc_emulator_switch\n.type qc_emulator_switch, @function\n"
@@ -25,13 +25,14 @@ namespace qc_emulator {
 
 constexpr unsigned MOST_THREADS = 1024;  // of a block
 
-// Each stack: a page with the thread's record, a page that nothing may touch, and what is used, from
-// the top down. The memory is there when it is touched.
+// Each stack: a page with the thread's record, a page that nothing may touch, and what is used,
+// from the top down. The memory is there when it is touched.
 class Stacks {
  public:
   Stacks() {
     const std::size_t bytes = (MOST_THREADS + 1) * STACK;
-    memory_ = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    memory_ = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory_ == MAP_FAILED) throw std::bad_alloc();
     first_ = (reinterpret_cast<std::uintptr_t>(memory_) + STACK - 1) & -STACK;
   }
@@ -57,10 +58,14 @@ class Stacks {
 
   void give_back(unsigned stack) { free_.push_back(stack); }
 
-  Thread *record(unsigned stack) const { return reinterpret_cast<Thread *>(first_ + stack * STACK); }
+  Thread *record(unsigned stack) const {
+    return reinterpret_cast<Thread *>(first_ + stack * STACK);
+  }
 
   // One past the highest word; a multiple of 16.
-  void **top(unsigned stack) const { return reinterpret_cast<void **>(first_ + (stack + 1) * STACK); }
+  void **top(unsigned stack) const {
+    return reinterpret_cast<void **>(first_ + (stack + 1) * STACK);
+  }
 
   // Whether an address is on the page that ends a stack.
   bool overflown(unsigned stack, std::uintptr_t address) const {

@@ -24,7 +24,7 @@ namespace qc_emulator {
 
 constexpr CUdevice DEVICE = 0;
 
-// Handles that were given out and not yet taken back. A call on another is refused and not followed.
+// Handles that were given out and not yet taken back. Another one is refused and not followed.
 template <class Handle> class Handles {
  public:
   Handle add(Handle handle) {
@@ -32,7 +32,8 @@ template <class Handle> class Handles {
     return handle;
   }
   void check(Handle handle, const char *what) const {
-    require(live_.count(handle) == 1, CUDA_ERROR_INVALID_HANDLE, format("%p is no %s", (void *)handle, what));
+    require(live_.count(handle) == 1, CUDA_ERROR_INVALID_HANDLE,
+            format("%p is no %s", (void *)handle, what));
   }
   Handle remove(Handle handle, const char *what) {
     check(handle, what);
@@ -84,7 +85,8 @@ inline void require_initialised() {
 inline void require_context() {
   require_initialised();
   const std::vector<CUcontext> &stack = current_contexts();
-  require(!stack.empty() && stack.back(), CUDA_ERROR_INVALID_CONTEXT, "no context is current in this thread");
+  require(!stack.empty() && stack.back(), CUDA_ERROR_INVALID_CONTEXT,
+          "no context is current in this thread");
   require(state().retained > 0, CUDA_ERROR_CONTEXT_IS_DESTROYED, "the context was released");
 }
 
@@ -93,7 +95,8 @@ inline void require_pointer(const void *pointer) {
 }
 
 inline void require_device(CUdevice device) {
-  require(device == DEVICE, CUDA_ERROR_INVALID_DEVICE, format("there is no device %d, only 0", device));
+  require(device == DEVICE, CUDA_ERROR_INVALID_DEVICE,
+          format("there is no device %d, only 0", device));
 }
 
 // The default streams, of the process and of the thread, are handles too: 0, 1 and 2.
