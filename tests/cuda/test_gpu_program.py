@@ -160,6 +160,7 @@ def test_a_program_that_is_gone_leaves_nothing_on_the_gpu(monkeypatch: pytest.Mo
     made = gpu_program().emulated()
     check(made, 3)
     driver = library_of(made).context.driver
+    gc.collect()  # what other tests left
     freed: list[str] = []
     original = driver.try_
 
