@@ -34,7 +34,7 @@ BATCHES = (1, 64)
 # The GPUs that are emulated, the most telling first: each computes products of bits in another way.
 EMULATED = (80, 90, 75, 100)
 EMULATION_SECONDS = 20.0  # that emulation may take; one sample on one GPU is always emulated
-EMULATED_SAMPLES = 16
+EMULATED_SAMPLES = 16  # or more, where kernels are for larger batches
 
 
 def calibration_of(file: ModelFile) -> Iterable[Inputs]:
@@ -59,11 +59,11 @@ class Emulation:
 
     Attributes:
         arches: what is emulated, 80 for sm_80.
-        samples: how many are compared on each.
+        sizes: of the batches that are compared on each.
     """
 
     arches: tuple[int, ...]
-    samples: int
+    sizes: tuple[int, ...]
 
     def __str__(self) -> str:
         names = [f"sm_{arch}" for arch in self.arches]
@@ -145,29 +145,31 @@ class Trial:
         if why := emulator.obstacle():
             self.steps.note(f"{_no_gpu(lacking)} None can be emulated: {why}.")
             return None
-        with self.steps("build the emulation of a GPU"):
-            found = _affordable(program, lacking, tuple(x[:1] for x in batches[0]))
         total = sum(batch[0].shape[0] for batch in batches)
-        found = Emulation(found.arches, min(found.samples, total))
+        with self.steps("build the emulation of a GPU"):
+            found = _affordable(program, lacking, tuple(x[:1] for x in batches[0]), total)
+        sizes = f"{'a batch' if len(found.sizes) == 1 else 'batches'} of {_listed(found.sizes)}"
         left_out = [f"sm_{arch}" for arch in _arches(lacking) if arch not in found.arches]
+        beyond = [n for n in _needed(lacking) if n not in found.sizes]
+        if beyond:
+            left_out.append(f"what runs in batches of {beyond[0]} and more alone")
         self.steps.note(
-            f"{_no_gpu(lacking)} The CPU emulates one, for {found.samples} of {total:,} samples."
-            + (f" {_listed(left_out)} would take too long: left out." if left_out else "")
+            f"{_no_gpu(lacking)} The CPU emulates one, for {sizes} of {total:,} samples."
+            + (f" Left out, for want of time or samples: {_listed(left_out)}." if left_out else "")
         )
         return found
 
     def _verify(
         self, program: Program, batches: Sequence[Inputs], emulation: Emulation | None
     ) -> bool:
-        arches, samples = (emulation.arches, emulation.samples) if emulation else ((), None)
         with self.steps("verify"):
             same = self._equal_on(batches)
             found = verify(
                 program,
                 self.converted,
                 list(batches),
-                emulate=arches,
-                emulated_samples=samples,
+                emulate=emulation.arches if emulation else None,
+                emulated_inputs=_of_sizes(batches, emulation.sizes) if emulation else None,
             )
         report.show(self.out, report.verdict(found, fake_quant_equal=same))
         return same and found.ok
@@ -230,10 +232,15 @@ def _no_gpu(lacking: Sequence[Variant]) -> str:
     return f"The code for {lacking[0].arch} {obstacle(lacking[0])}."
 
 
-def _affordable(program: Program, variants: Sequence[Variant], sample: Inputs) -> Emulation:
+def _affordable(
+    program: Program, variants: Sequence[Variant], sample: Inputs, total: int
+) -> Emulation:
     """As much as goes into EMULATION_SECONDS, found by one sample; it is built and run twice.
 
     Each sample is run twice where a program is verified: as a whole, and kernel by kernel.
+
+    Args:
+        total: samples that there are.
     """
     arches, own = _arches(variants), sum(v.arch != CUDA for v in variants)
     emulated = program.as_variant(variants[0].arch).emulated(arches[0])
@@ -244,8 +251,32 @@ def _affordable(program: Program, variants: Sequence[Variant], sample: Inputs) -
         seconds.append(time.perf_counter() - start)
     building, running = max(0.0, seconds[0] - seconds[1]), 2 * max(seconds[1], 1e-3)
     arches = arches[: max(1, own, int(EMULATION_SECONDS / (building + running)))]
-    samples = int((EMULATION_SECONDS / len(arches) - building) / running)
-    return Emulation(arches, min(max(1, samples), EMULATED_SAMPLES))
+    affordable = max(1, int((EMULATION_SECONDS / len(arches) - building) / running))
+    needed = _needed(variants)
+    return Emulation(
+        arches, _sizes(needed, min(affordable, total, max(EMULATED_SAMPLES, sum(needed))))
+    )
+
+
+def _needed(variants: Sequence[Variant]) -> list[int]:
+    """Sizes of batches in which, between them, everything is launched that there is."""
+    return sorted({launch.least for v in variants for launch in v.launches} | {1})
+
+
+def _sizes(needed: Sequence[int], samples: int) -> tuple[int, ...]:
+    """As many of the batches as go into so many samples, the smallest first; and one of the rest."""
+    found: list[int] = []
+    for size in needed:
+        if sum(found) + size <= samples:
+            found.append(size)
+    rest = samples - sum(found)
+    return (*found, rest) if rest else tuple(found)
+
+
+def _of_sizes(batches: Sequence[Inputs], sizes: Sequence[int]) -> list[Inputs]:
+    """The first samples of the batches, in batches of these sizes; there are as many."""
+    whole = [torch.cat(column)[: sum(sizes)] for column in zip(*batches, strict=True)]
+    return list(zip(*(x.split(list(sizes)) for x in whole), strict=True))
 
 
 def _arches(variants: Sequence[Variant]) -> tuple[int, ...]:
@@ -254,6 +285,6 @@ def _arches(variants: Sequence[Variant]) -> tuple[int, ...]:
     return (*dict.fromkeys(own), *(EMULATED if len(own) < len(variants) else ()))
 
 
-def _listed(names: Sequence[str]) -> str:
-    *others, last = names
+def _listed(names: Sequence[object]) -> str:
+    *others, last = map(str, names)
     return f"{', '.join(others)} and {last}" if others else last

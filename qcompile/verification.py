@@ -48,7 +48,7 @@ def verify(
     *,
     tolerance: float = TOLERANCE,
     emulate: int | Sequence[int] | None = None,
-    emulated_samples: int | None = None,
+    emulated_inputs: Any = None,
 ) -> VerifyReport:
     """Compare a program with the graph that it was compiled from: each variant that runs here.
 
@@ -60,7 +60,7 @@ def verify(
             tensor, or to 1 if that is less.
         emulate: architectures (80 for sm_80) as which the CPU emulates the code for GPUs, each by
             itself, in place of a GPU. Slow: a few samples of a small network take seconds.
-        emulated_samples: how many of the samples these get; None: all.
+        emulated_inputs: what these get; None: the same inputs.
 
     Raises:
         QCompileError: `converted` is not the graph of this program; this machine cannot run it, or
@@ -71,7 +71,7 @@ def verify(
     batches = _batches(inputs, len(program.info.inputs))
     graph = lower(converted, stays=_stayed(program.info))
     native, emulated = _compared(program, (emulate,) if isinstance(emulate, int) else emulate or ())
-    few = batches if emulated_samples is None else _first(batches, emulated_samples)
+    few = batches if emulated_inputs is None else _batches(emulated_inputs, len(batches[0]))
     reports = [
         *_reports(native, graph, converted, batches, tolerance),
         *_reports(emulated, graph, converted, few, tolerance),
@@ -107,17 +107,6 @@ def _compared(
         )
     native = (v for v in variants if v.machine != CUDA and not obstacle(v))
     return tuple(program.as_variant(v.arch) for v in native), emulated
-
-
-def _first(batches: Sequence[tuple[Tensor, ...]], samples: int) -> list[tuple[Tensor, ...]]:
-    """So many samples of the batches, from the first on; one at least."""
-    found: list[tuple[Tensor, ...]] = []
-    left = max(1, samples)
-    for batch in batches:
-        if left > 0:
-            found.append(tuple(x[:left] for x in batch))
-            left -= batch[0].shape[0]
-    return found
 
 
 def _reports(

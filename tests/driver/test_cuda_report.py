@@ -51,7 +51,7 @@ def test_an_emulation_that_fails() -> None:
 
 def test_the_last_line_says_how() -> None:
     out = io.StringIO()
-    how = f"{Emulation((80, 90, 75), 4)}: no GPU here"
+    how = f"{Emulation((80, 90, 75), (4,))}: no GPU here"
     Console(file=out, width=200).print(report.saved("net.qcp", 1234, how))
     assert out.getvalue() == (
         "wrote net.qcp, 1,234 bytes; verified, emulated on the CPU as sm_80, sm_90 and sm_75: "
