@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,6 +24,18 @@ def one(op: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
         return op(x, *arguments)
 
     return function
+
+
+def between(cases: Sequence[Case]) -> list[Case]:
+    """The same of values that a kernel gives, for one that follows: they lie as kernels like it."""
+
+    def inner(case: Case) -> Callable[..., Any]:
+        def function(*inputs: Tensor, **constants: Tensor) -> Any:
+            return aten.neg.default(case.function(*map(aten.neg.default, inputs), **constants))
+
+        return function
+
+    return [replace(c, function=inner(c), name=f"{c.name or c.shapes} between") for c in cases]
 
 
 def max_pools() -> list[Case]:

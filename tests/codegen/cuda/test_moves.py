@@ -36,7 +36,9 @@ def test_moves() -> None:
         patches(5, 1, 1, [3], [2], [1, 1], [1]),
     ]
     cases = [*pool_cases.pads(), *pool_cases.pads_that_move_channels()]
-    built = check([*cases, *pool_cases.joined_and_flattened(), *own])
+    joined = pool_cases.joined_and_flattened()
+    inner = pool_cases.between([*pool_cases.pads()[:6], *joined[:4]])
+    built = check([*cases, *joined, *inner, *own])
     names = [node for kernel in built.kernels for node in kernel.nodes]
     assert sum(name.startswith("im2col") for name in names) == len(own)
 

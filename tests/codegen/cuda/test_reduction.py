@@ -23,7 +23,8 @@ pytestmark = needs_emulator
 
 
 def test_means_and_maxima() -> None:
-    check(pool_cases.means_and_maxima())
+    cases = pool_cases.means_and_maxima()
+    check([*cases, *pool_cases.between(cases)])
 
 
 def test_teams_of_every_size() -> None:
@@ -68,20 +69,13 @@ def test_what_follows_a_mean_is_packed_by_the_warp_that_found_it() -> None:
 
 
 def test_softmaxes() -> None:
-    def between(dim: int) -> Case:
-        """Of values that lie with their channels together."""
-
-        def function(x: Tensor) -> Tensor:
-            return aten.neg.default(aten.softmax.int(aten.neg.default(x), dim))
-
-        return Case(function, [(33, 4, 5)], name=f"between {dim}", spread=9.0, tolerance=NEAR)
-
     sizes = [
         Case(one(op, 1), [(channels, 3)], name=f"{op} {channels}", spread=9.0, tolerance=NEAR)
         for op in (aten.softmax.int, aten.log_softmax.int)
         for channels in (1, 257, 1000, 2500)
     ]
-    check([*pool_cases.softmaxes(), *sizes, *(between(dim) for dim in (1, 2, 3))])
+    cases = [*pool_cases.softmaxes(), *sizes]
+    check([*cases, *pool_cases.between(cases)])
 
 
 def test_softmax_of_infinities_and_nan() -> None:

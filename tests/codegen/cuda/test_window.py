@@ -30,9 +30,11 @@ def columns(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_pools(columns: str) -> None:
+    floats = [*pool_cases.max_pools()[:-1], *pool_cases.average_pools()]
     cases = [
         *pool_cases.max_pools(),
         *pool_cases.average_pools(),
+        *pool_cases.between(floats),
         *pool_cases.bit_maxpools(),
         pool_cases.nan_in_maxima(),
         pool_cases.nan_at_each_tap(),
