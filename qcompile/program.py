@@ -67,7 +67,7 @@ class Program:
         Raises:
             QCompileError: the inputs are not what the program takes.
         """
-        library = self._loaded or self.library()
+        library = self._loaded or self._opened()
         if isinstance(library, Gpu):
             results = library.call(inputs)
         else:
@@ -121,6 +121,13 @@ class Program:
             QCompileError: this machine cannot run the program, the file is damaged, or TVM's
                 runtime is missing; or, on a GPU, NVRTC is.
         """
+        library = self._opened()
+        if isinstance(library, Gpu):
+            library.load()
+        return library
+
+    def _opened(self) -> Library | Gpu:
+        """The same, but on no GPU yet: that of the inputs counts."""
         with self._lock:
             if self._loaded is None:
                 variant, archive = self.variant, self._archive
@@ -138,9 +145,7 @@ class Program:
             code = Code(emulated.image(source), "")
         else:
             code = Code(archive.library(variant), source, variant.features)
-        made = Gpu(archive.info, variant, code, constants, emulated or Native())
-        made.load()
-        return made
+        return Gpu(archive.info, variant, code, constants, emulated or Native())
 
     @property
     def info(self) -> ProgramInfo:
@@ -248,7 +253,10 @@ class Program:
     def __repr__(self) -> str:
         info = self.info
         takes, gives = (", ".join(map(str, values)) for values in (info.inputs, info.outputs))
-        return f"<Program {info.model}: {takes} -> {gives}, {info.target}, {self.size:,} bytes>"
+        target = info.target
+        if self._emulated is not None:
+            target += f" emulated as sm_{self._emulated.arch}"
+        return f"<Program {info.model}: {takes} -> {gives}, {target}, {self.size:,} bytes>"
 
 
 def load(path: PathLike, *, arch: str | None = None, emulate: int | None = None) -> Program:

@@ -20,7 +20,7 @@ LIBCUDA = "libcuda.so.1"
 
 OUT_OF_MEMORY, NOT_INITIALIZED, NO_DEVICE = 2, 3, 100
 # What cuModuleLoadData says of code that is not for this GPU, or too new for this driver.
-NOT_FOR_THIS_GPU = (200, 209, 218, 222, 300)
+NOT_FOR_THIS_GPU = (36, 200, 209, 218, 221, 222, 223, 300)
 
 _NON_BLOCKING = 1  # of streams: they do not wait for the default stream
 _MAJOR, _MINOR = 75, 76  # attributes of a device: its compute capability

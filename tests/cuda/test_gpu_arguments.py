@@ -14,7 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from toy_gpu import INFO, VARIANT, cuda_emu, toy_code, toy_constants, toy_inputs, toy_outputs
+from toy_gpu import (
+    INFO,
+    VARIANT,
+    cuda_emu,
+    gpu_program,
+    toy_code,
+    toy_constants,
+    toy_inputs,
+    toy_outputs,
+)
 
 from qcompile import QCompileError, emulator
 from qcompile.cuda.driver import Context, Memory, Stream, driver
@@ -187,6 +196,24 @@ def test_tensors_on_a_gpu(fake_torch: FakeTorch, number: int, n: int) -> None:
     assert machine.asked == [number]
 
 
+def test_a_program_is_loaded_where_its_inputs_are(
+    fake_torch: FakeTorch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No context on another GPU, which takes memory there."""
+    machine = Gpus()
+    program = gpu_program()
+    monkeypatch.setattr("qcompile.program.Native", lambda: machine)
+    monkeypatch.setattr("qcompile.program.choose", lambda *_: VARIANT)
+    monkeypatch.setattr("qcompile.program.Code", lambda *_: toy_code())
+    inputs = toy_inputs(3)
+    fake_torch.cuda.current_device = lambda: 0
+    results = program(*(fake_torch.Tensor(x, 1) for x in inputs))
+    assert np.array_equal(results[0].numpy(), toy_outputs(*inputs)[0])
+    assert machine.asked == [1]
+    program.library()
+    assert machine.asked == [1, 0]
+
+
 def test_tensors_are_read_in_place_unless_they_cannot_be(fake_torch: FakeTorch) -> None:
     given: list[list[int]] = []
     made, inputs = gpu(), toy_inputs(2)
@@ -256,8 +283,6 @@ def test_steps_take_tensors_from_a_gpu(fake_torch: FakeTorch) -> None:
 
 
 def test_an_emulated_gpu_reads_no_tensor_of_a_real_one(fake_torch: FakeTorch) -> None:
-    from toy_gpu import gpu_program
-
     x, b = (fake_torch.Tensor(value) for value in toy_inputs(2))
     with pytest.raises(QCompileError, match="input x lies on cuda:0, the program runs on the CPU"):
         gpu_program().emulated()(x, b)

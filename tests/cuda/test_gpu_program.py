@@ -28,7 +28,7 @@ from toy_gpu import (
 from toy_library import affine_program, affine_variant
 
 import qcompile
-from qcompile import QCompileError
+from qcompile import QCompileError, emulator
 from qcompile.cuda.library import GpuLibrary
 from qcompile.gpu import Gpu
 from qcompile.program import Program
@@ -226,6 +226,29 @@ def test_only_code_for_gpus_is_emulated() -> None:
         program.emulated()
     check(Program(program._archive).emulated(), 3)
     check(program.as_variant("cuda").emulated(), 3)
+
+
+def test_an_emulated_program_says_so(program: Program) -> None:
+    start = (
+        "<Program Toy: float32[N, 3, 8], int32[N, 4] -> float32[N, 3, 8], int32[N, 4], int32[N, 2]"
+    )
+    assert repr(program) == f"{start}, cuda emulated as sm_80, {program.size:,} bytes>"
+
+
+def test_nothing_can_be_emulated_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "net.qcp"
+    gpu_program().save(path)
+    monkeypatch.setattr(emulator, "obstacle", lambda: "the emulator needs g++")
+    with pytest.raises(QCompileError, match="no GPU can be emulated here: the emulator needs g"):
+        qcompile.load(path, emulate=80)
+
+
+def test_a_file_for_processors_is_not_emulated(tmp_path: Path) -> None:
+    path = tmp_path / "net.qcp"
+    affine_program().save(path)
+    with pytest.raises(QCompileError) as caught:
+        qcompile.load(path, emulate=80)
+    assert str(caught.value).startswith(f"{path}: only code for GPUs can be emulated, this is for ")
 
 
 def test_source_that_the_emulator_cannot_compile() -> None:
