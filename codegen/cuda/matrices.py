@@ -4,8 +4,8 @@ rows      places of a batch's result: patches of the source, which never exist a
 columns   output channels of a group
 words     of 32 signs or 4 bytes, tap by tap, filled with zeros to whole steps
 
-A step of the main loop takes `STEP` words of each row and column. Where a tap's words lie together in
-the source, they are copied in pieces; else words are gathered byte by byte.
+A step of the main loop takes `STEP` words of each row and column. They are copied in pieces, each of
+one tap. Where a tap's bytes lie apart in the source, or are no whole words, they are packed first.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -45,15 +45,21 @@ class Matrix:
 
     Attributes:
         c: the contraction; its dot is an XnorDot or a SingleDot.
-        layout: of the source; a whole sample is one pixel where the contraction says so.
-        piece: words that are copied at once; 0: words are gathered.
-        signed: whether activations are signed bytes.
+        layout: of what is copied, channels last: the source, of which a whole sample is one pixel
+            where the contraction says so, or what is packed of it.
+        piece: words that are copied at once.
+        packed: whether the source is packed first.
     """
 
     c: Contraction
     layout: Layout
     piece: int
-    signed: bool
+    packed: bool
+
+    @property
+    def signed(self) -> bool:
+        """Whether activations are signed bytes."""
+        return self.layout.dtype == "int8"
 
     @property
     def signs(self) -> bool:
@@ -81,7 +87,7 @@ class Matrix:
     @property
     def run(self) -> int:
         """Elements of a tap."""
-        return self.c.channels
+        return self.layout.channels // self.groups
 
     @property
     def words(self) -> int:
@@ -114,7 +120,8 @@ class Matrix:
         """Words `[groups, steps, columns, STEP]`: a block copies its columns of a step as they lie."""
         values = (words_from if self.signs else constant_from)(self.c.weight)
         groups, outputs = self.c.weight.shape[:2]
-        rows = values.reshape(groups, outputs, -1)
+        taps = values.reshape(groups, outputs, -1, self.c.channels)
+        rows = taps.pad(0, 0, 0, self.run - self.c.channels).reshape(groups, outputs, -1)
         step = STEP * self.per_word
         rows = rows.pad(0, columns - outputs, self.steps * step - rows.shape[2])
         ordered = rows.reshape(groups, columns, self.steps, step).permute(0, 2, 1, 3)
@@ -131,7 +138,6 @@ class Matrix:
     @cached_property
     def fills(self) -> tuple[list[tuple[int, ...]], list[int]]:
         """Pieces that stand where the source has nothing: the different ones; of each piece, which."""
-        assert self.piece
         unit = self.piece * self.per_word
         count = self.steps * STEP // self.piece
         real = math.prod(self.c.kernel) * self.run // unit
@@ -160,24 +166,23 @@ class Matrix:
         return int.from_bytes(bytes([byte] * BYTES), "little", signed=True)
 
     def table(self) -> Tensor:
-        """Where the pieces of a row lie, or its bytes; a step more than there are.
+        """Where the pieces of a row lie; a step more than there are.
 
         Returns:
             int32 `[pieces, 2 or 4]`: elements from the row's start; the bits of the taps that must not
             be missing; where pieces beyond the border differ, the number of the one that stands there.
         """
-        unit = self.piece * self.per_word or 1
-        count = (self.steps + 1) * STEP * self.per_word // unit
+        unit = self.piece * self.per_word
+        count = (self.steps + 1) * STEP // self.piece
         real = math.prod(self.c.kernel) * self.run // unit
         taps = list(self._taps())
-        channel = self.layout.strides[1]
         rows = []
         for i in range(count):
             tap, first = divmod(i * unit, self.run)
             offset, bits = taps[tap] if i < real else (0, NOWHERE)
-            rows.append([offset + first * channel if i < real else 0, bits])
+            rows.append([offset + first if i < real else 0, bits])
         values = np.array(rows, np.int64)
-        if self.piece and len(self.fills[0]) > 1:
+        if len(self.fills[0]) > 1:
             numbers = np.zeros((count, 2), np.int64)
             numbers[: len(self.fills[1]), 0] = self.fills[1]
             values = np.concatenate([values, numbers], axis=1)
@@ -200,9 +205,7 @@ class Matrix:
     @property
     def may_miss(self) -> bool:
         """Whether there are pieces that the source does not have."""
-        unit = self.piece * self.per_word or 1
-        tail = math.prod(self.c.kernel) * self.run % (STEP * self.per_word) // unit
-        return bool(self.bordered or tail)
+        return bool(self.bordered or self.words % STEP)
 
     # --- what follows ----------------------------------------------------------------------------
 
@@ -225,21 +228,21 @@ def matrix_of(w: CudaWriter) -> Matrix | None:
     layout = w.layout(c.source)
     if c.whole:
         layout = Layout((), layout.size, layout.dtype)
-    signed = layout.dtype == "int8"
-    matrix = Matrix(c, layout, _piece(c, layout), signed)
+    piece = _piece(c, layout)
+    matrix = Matrix(c, layout, piece, False) if piece else _packed(c, layout)
     if sum(c.kernel[d] for d in matrix.bordered) > _BITS:
         return None
     if matrix.signs:
         return matrix
     assert isinstance(c.dot, SingleDot)
     assert not isinstance(c.dot.fill, Tensor)
-    least, beyond = -128 if signed else 0, c.dot.zero_point + int(c.dot.fill)
+    least, beyond = -128 if matrix.signed else 0, c.dot.zero_point + int(c.dot.fill)
     fits = c.weight.dtype is torch.int8 and least <= beyond <= least + 255
     return matrix if fits else None
 
 
 def _piece(c: Contraction, layout: Layout) -> int:
-    """How many words of a tap can be copied at once; 0 if none lie together and aligned."""
+    """How many words of a tap can be copied at once; 0 if no word lies together and aligned."""
     per_word = 1 if isinstance(c.dot, XnorDot) else BYTES
     if per_word > 1 and (layout.strides[1] != 1 or is_outside(c.source)):
         return 0
@@ -247,3 +250,11 @@ def _piece(c: Contraction, layout: Layout) -> int:
     sizes = (c.channels, layout.channels)
     whole = (p for p in pieces if not any(size % (p * per_word) for size in sizes))
     return next(whole, 0)
+
+
+def _packed(c: Contraction, layout: Layout) -> Matrix:
+    """With a tap's bytes filled to whole pieces, as large ones as do not make it much longer."""
+    sizes = [-(-c.channels // (p * BYTES)) * p * BYTES for p in _PIECES]
+    found = next(i for i, size in enumerate(sizes) if 3 * size <= 4 * sizes[-1])
+    lying = replace(layout, channels=sizes[found] * c.groups, torch_order=False)
+    return Matrix(c, lying, _PIECES[found], True)

@@ -17,12 +17,14 @@ from tvm.tirx.script import builder as tb
 
 from qcompile.codegen import expr as e
 from qcompile.codegen.cuda.matrices import MMA, STEP, Matrix
-from qcompile.codegen.cuda.panels import CHUNK, CHUNKS, column_loader, row_loader, word_of
+from qcompile.codegen.cuda.panels import CHUNK, CHUNKS, RowLoader, column_loader, word_of
 from qcompile.codegen.cuda.tiles import Division, Tile
 from qcompile.codegen.cuda.writer import WARP, CudaWriter, Grid, Here
 from qcompile.codegen.expr import Expr
 
 _PER_STEP = STEP // MMA
+_RESIDENT = 512  # threads that a processor is to hold: 128 registers each
+_LARGE = 16  # products of fragments, 64 registers of sums: with fewer, more threads are held anyway
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,15 @@ def grid_of(matrix: Matrix, division: Division) -> Grid:
     """The blocks of a product."""
     tile = division.tile
     blocks = -(-matrix.columns // tile.columns)
-    y = blocks * matrix.groups
-    return Grid(matrix.pixels, tile.rows, y=y, z=division.splits, threads=tile.threads)
+    large = tile.m * tile.n >= _LARGE
+    return Grid(
+        matrix.pixels,
+        tile.rows,
+        y=blocks * matrix.groups,
+        z=division.splits,
+        threads=tile.threads,
+        resident=_RESIDENT // tile.threads if large else 1,
+    )
 
 
 def multiply(
@@ -101,7 +110,7 @@ class _Loop:
     ) -> None:
         self._w, self._matrix, self._tile, self._found = w, matrix, division.tile, found
         t = found.t
-        self._rows = row_loader(w, matrix, self._tile, t, found.group)
+        self._rows = RowLoader(w, matrix, self._tile, t, found.group)
         self._columns = column_loader(w, matrix, self._tile, t, found.first, columns, found.group)
         each = -(-matrix.steps // division.splits)
         self._begin = e.bind(t.z * each) if division.splits > 1 else e.const(0, "int32")

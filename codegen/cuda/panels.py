@@ -8,7 +8,7 @@ lie in different banks.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,13 +17,17 @@ from tvm.tirx.script import builder as tb
 
 from qcompile.codegen import expr as e
 from qcompile.codegen.cuda.matrices import BYTES, NOWHERE, STEP, Matrix
+from qcompile.codegen.cuda.places import element
 from qcompile.codegen.cuda.tiles import Tile
-from qcompile.codegen.cuda.writer import CudaWriter, Here
+from qcompile.codegen.cuda.writer import CudaWriter, Grid, Here
 from qcompile.codegen.expr import Expr
 from qcompile.codegen.schedules.loops import split
+from qcompile.codegen.writer import Point
 
 CHUNK = 4  # words
 CHUNKS = STEP // CHUNK  # of a row
+PACKED = "packed"  # scratch memory: the source, as a matrix that is packed has it
+_PACKING = 256  # threads of a block that packs
 _ROWS = 8  # of a chunk that lie in different banks
 
 
@@ -52,7 +56,7 @@ def rows_of(w: CudaWriter, matrix: Matrix, rows: list[Expr], group: Expr) -> Row
     found = Rows(w.registers(len(rows), "int32"), w.registers(len(rows), "uint32"))
     for i, row in enumerate(rows):
         n, *place = split(tirx.max(tirx.min(row, last), 0), c.outputs)
-        at = n * matrix.layout.size + group * (c.channels * matrix.layout.strides[1])
+        at = n * matrix.layout.size + group * matrix.run
         mask: Expr = e.const(NOWHERE, "uint32")
         for d, stride in enumerate(matrix.spatial_strides()):
             first = e.bind(place[d] * c.stride[d] - c.padding[2 * d])
@@ -83,7 +87,7 @@ class RowLoader:
 
     def __init__(self, w: CudaWriter, matrix: Matrix, tile: Tile, t: Here, group: Expr) -> None:
         self._w, self._matrix, self._tile = w, matrix, tile
-        self._source = w.operands[matrix.c.source].flat
+        self._source = w.scratch(PACKED) if matrix.packed else w.operands[matrix.c.source].flat
         self._piece = matrix.piece
         self._table = w.buffer(matrix.table())
         self._jobs = tile.rows * STEP // matrix.piece
@@ -137,62 +141,6 @@ class RowLoader:
             self._w.device(f"{name}_if", target, inside, source, tirx.address_of(other))
 
 
-class RowGatherer:
-    """Words of a block's rows made of bytes, from wherever they lie; a thread has one row."""
-
-    def __init__(self, w: CudaWriter, matrix: Matrix, tile: Tile, t: Here, group: Expr) -> None:
-        assert tile.threads % tile.rows == 0
-        self._w, self._matrix, self._tile = w, matrix, tile
-        self._source = w.operands[matrix.c.source].flat
-        self._table = w.buffer(matrix.table())
-        self._row, self._chunk = e.bind(t.thread % tile.rows), e.bind(t.thread // tile.rows)
-        self._rows = rows_of(w, matrix, [t.x * tile.rows + self._row], group)
-        self._step = w.registers(1, "int32")
-
-    def look(self, step: Expr) -> None:
-        """Say which step is copied next."""
-        tb.buffer_store(self._step, step, [0])
-
-    def copy(self, shared: Any, at: Expr) -> None:
-        """Gather the step's words into shared memory, from a word on."""
-        across = self._tile.threads // self._tile.rows
-        for first in range(0, CHUNKS, across):
-            chunk = self._chunk + first
-            if across > CHUNKS:
-                with tb.If(chunk < CHUNKS), tb.Then():
-                    self._gather(shared, at, chunk)
-            else:
-                self._gather(shared, at, chunk)
-
-    def _gather(self, shared: Any, at: Expr, chunk: Expr) -> None:
-        words = self._w.registers(CHUNK, "uint32")
-        first = e.bind((self._step[0] * STEP + chunk * CHUNK) * (2 * BYTES))
-        with tb.unroll(CHUNK) as i:
-            tb.buffer_store(words, e.const(0, "uint32"), [i])
-            for j in range(BYTES):
-                byte = self._byte(first + (i * BYTES + j) * 2)
-                moved = tirx.shift_left(byte, e.const(8 * j, "uint32"))
-                tb.buffer_store(words, words[i] | moved, [i])
-        place = tirx.address_of(shared[at + word_of(self._row, chunk)])
-        self._w.device("qc_move_16", place, tirx.address_of(words[0]))
-
-    def _byte(self, at: Expr) -> Expr:
-        """The byte that an entry of the table tells of, as a uint32."""
-        found = e.cast(self._source[self._rows.start[0] + self._table[at]], "uint32")
-        if self._matrix.may_miss:
-            missing = self._rows.missing[0] & e.cast(self._table[at + 1], "uint32")
-            fill = e.const(self._matrix.fill_word & 0xFF, "uint32")
-            found = tirx.if_then_else(tirx.EQ(missing, e.const(0, "uint32")), found, fill)
-        return found & e.const(0xFF, "uint32")
-
-
-def row_loader(
-    w: CudaWriter, matrix: Matrix, tile: Tile, t: Here, group: Expr
-) -> RowLoader | RowGatherer:
-    """What loads the rows of a block, the t.x-th."""
-    return (RowLoader if matrix.piece else RowGatherer)(w, matrix, tile, t, group)
-
-
 def column_loader(
     w: CudaWriter, matrix: Matrix, tile: Tile, t: Here, first: Expr, columns: int, group: Expr
 ) -> Callable[[Any, Expr, Expr], None]:
@@ -220,3 +168,27 @@ def column_loader(
             copies(shared, at, step)
 
     return load
+
+
+def pack(w: CudaWriter, matrix: Matrix) -> None:
+    """A launch: copy the source, a word a thread, filled with zeros where it has no channel."""
+    c, spatial = matrix.c, matrix.layout.spatial
+    source = w.operands[c.source]
+    if c.whole:
+        source = replace(source, layout=replace(source.layout, spatial=(), channels=c.channels))
+    words = matrix.run // BYTES
+    with w.launch(Grid(matrix.layout.size // BYTES, _PACKING, threads=_PACKING)) as t:
+        index, valid = element(w.n * (matrix.layout.size // BYTES), t.x * _PACKING + t.thread)
+        n, *place, group, word = split(index, [*spatial, matrix.groups, words])
+        packed = w.registers(1, "uint32")
+        tb.buffer_store(packed, e.const(0, "uint32"), [0])
+        for i in range(BYTES):
+            channel = e.bind(word * BYTES + i)
+            with tb.If(channel < c.channels), tb.Then():
+                at = Point(n, tuple(place), group * c.channels + channel)
+                byte = e.cast(source.load(at), "uint32") & e.const(0xFF, "uint32")
+                moved = tirx.shift_left(byte, e.const(8 * i, "uint32"))
+                tb.buffer_store(packed, packed[0] | moved, [0])
+        with tb.If(valid), tb.Then():
+            to = tirx.address_of(w.scratch(PACKED)[index * BYTES])
+            w.device("qc_move_4", to, tirx.address_of(packed[0]))

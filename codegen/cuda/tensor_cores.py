@@ -8,6 +8,7 @@ from qcompile.codegen.cuda import epilogue
 from qcompile.codegen.cuda.epilogue import Epilogue
 from qcompile.codegen.cuda.matrices import STEP, Matrix, matrix_of
 from qcompile.codegen.cuda.mma import multiply
+from qcompile.codegen.cuda.panels import PACKED, pack
 from qcompile.codegen.cuda.tiles import Division, divisions
 from qcompile.codegen.cuda.writer import CudaKernel, CudaWriter, Part
 from qcompile.codegen.groups import INTEGER_CONTRACTIONS
@@ -31,8 +32,13 @@ def tensor_cores(w: CudaWriter) -> CudaKernel | None:
     if most:
         parts = [*_parts(matrix, small, columns, 1, most), *parts]
         splits.append(small.splits)
-    elements = max(splits) * matrix.pixels * matrix.groups * matrix.columns
-    scratch = {epilogue.PARTIAL: ("int32", elements)} if max(splits) > 1 else None
+    scratch = {}
+    if matrix.packed:
+        parts = [Part(lambda w: pack(w, matrix)), *parts]
+        scratch[PACKED] = (matrix.layout.dtype, matrix.layout.size)
+    if max(splits) > 1:
+        elements = max(splits) * matrix.pixels * matrix.groups * matrix.columns
+        scratch[epilogue.PARTIAL] = ("int32", elements)
     return w.kernel(*parts, scratch=scratch, method=_method(matrix, small, large, most))
 
 
@@ -57,7 +63,7 @@ def _method(matrix: Matrix, small: Division, large: Division, most: int) -> str:
     """How it is computed, in a few words."""
     kind = "b1" if matrix.signs else "s8" if matrix.signed else "u8"
     depth = STEP * (WORD if matrix.signs else matrix.per_word)
-    found = f"{kind} mma {_text(large, depth)}"
+    found = f"{kind} mma {_text(large, depth)}{', packed first' if matrix.packed else ''}"
     return f"{found}; up to {most} samples {_text(small, depth)}" if most else found
 
 

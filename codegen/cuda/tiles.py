@@ -23,7 +23,7 @@ _START = 1500  # of a block: its launch, first copies, and end
 _LAUNCH = 4000  # another kernel
 _TRAFFIC = 1000  # bytes that all processors together read or write in a cycle
 _SPLITS = (1, 2, 3, 4, 6, 8, 12, 16)
-_PARTIAL = 2 << 20  # bytes of a sample's partial sums, at most
+_PARTIAL = 1 << 19  # bytes of a sample's partial sums, at most
 _MANY = 64  # samples of a large batch
 
 
@@ -98,8 +98,7 @@ class _Estimate:
         tensor = tile.rows * tile.columns / 32
         read = 8 * tile.down * tile.across * (tile.m + tile.n / 2)
         written = (tile.rows + tile.columns) * STEP * BYTES / 128
-        piece = self.matrix.piece
-        loaded = tile.rows * STEP / (8 * piece) if piece else 3 * tile.rows
+        loaded = tile.rows * STEP / (8 * self.matrix.piece)
         return max(tensor, read + written, loaded + tile.columns / 2)
 
     def time(self, samples: int) -> float:

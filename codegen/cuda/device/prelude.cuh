@@ -156,6 +156,7 @@ QC_DEVICE int qc_carry(int once, int twice, int low) {
 // --- memory -----------------------------------------------------------------------------------------
 
 // Neighbouring words at once: from and to aligned places.
+QC_DEVICE void qc_move_4(void *to, const void *from) { *(unsigned *)to = *(const unsigned *)from; }
 QC_DEVICE void qc_move_8(void *to, const void *from) { *(qc_words2 *)to = *(const qc_words2 *)from; }
 QC_DEVICE void qc_move_16(void *to, const void *from) { *(qc_words4 *)to = *(const qc_words4 *)from; }
 
@@ -170,9 +171,7 @@ QC_DEVICE void qc_copy_wait_0() { qc_ptx_cp_async_wait_0(); }
 QC_DEVICE void qc_copy_wait_1() { qc_ptx_cp_async_wait_1(); }
 QC_DEVICE void qc_copy_wait_2() { qc_ptx_cp_async_wait_2(); }
 #else
-QC_DEVICE void qc_copy_4(void *shared, const void *global) {
-  *(unsigned *)shared = *(const unsigned *)global;
-}
+QC_DEVICE void qc_copy_4(void *shared, const void *global) { qc_move_4(shared, global); }
 QC_DEVICE void qc_copy_8(void *shared, const void *global) { qc_move_8(shared, global); }
 QC_DEVICE void qc_copy_16(void *shared, const void *global) { qc_move_16(shared, global); }
 QC_DEVICE void qc_copy_commit() {}
