@@ -8,6 +8,8 @@ few channels, short sums       a thread for each element           elements.py
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from qcompile.codegen.cuda.elements import elements
@@ -28,7 +30,8 @@ _FEW_SAMPLES = 16
 _FEW_CHANNELS = 20  # of a group: less than two thirds of a warp's lanes
 _SHORT = 8  # units of a sum: half a step of a tile
 _BLOCKS = 216  # two for each of the processors of a large GPU
-_PLACES = 4  # that a thread of its own computes, where there are enough
+_MANY = 1 << 14  # elements of a result: a quarter of them are threads enough
+_PLACES = 4
 _SMALLER, _SMALLEST = (Tile(8, 2), Tile(8, 1)), Tile(4, 1)
 
 
@@ -41,14 +44,14 @@ def direct(w: CudaWriter) -> CudaKernel | None:
     if w.group.anchor.target not in CONTRACTIONS:
         return None
     product = product_of(w)
-    in_tiles = _can_tile(w, product)
+    name, few = "elements", [Part(partial(elements, product, _places(product)), most=_FEW_SAMPLES)]
     if product.c.whole and product.units >= _LONG:
-        if not in_tiles:
-            return w.kernel(*_vectors(product, 0), method="vectors")
-        return _tiled(w, product, *_vectors(product, _FEW_SAMPLES))
-    if in_tiles:
-        return _tiled(w, product)
-    return w.kernel(Part(partial(elements, product, _places(product))), method="elements")
+        name, few = "vectors", _vectors(product)
+    if not _can_tile(w, product):
+        return w.kernel(*few[:-1], replace(few[-1], most=0), method=name)
+    if product.c.whole:
+        return _tiled(w, product, few, f"{name}, then ")
+    return _tiled(w, product)
 
 
 def product_of(w: CudaWriter) -> Product:
@@ -74,13 +77,15 @@ def _can_tile(w: CudaWriter, product: Product) -> bool:
     return product.channels >= _FEW_CHANNELS and product.units >= _SHORT
 
 
-def _vectors(product: Product, most: int) -> list[Part]:
+def _vectors(product: Product) -> list[Part]:
     """One sample by itself, or several with each weight that is read."""
-    several = Part(partial(vectors, product, WARPS), 2, most)
+    several = Part(partial(vectors, product, WARPS), 2, _FEW_SAMPLES)
     return [Part(partial(vectors, product, 1), most=1), several]
 
 
-def _tiled(w: CudaWriter, product: Product, *few: Part) -> CudaKernel:
+def _tiled(
+    w: CudaWriter, product: Product, few: Sequence[Part] = (), before_them: str = ""
+) -> CudaKernel:
     """In large tiles, once a batch has enough of them; in small ones before that.
 
     Args:
@@ -97,7 +102,7 @@ def _tiled(w: CudaWriter, product: Product, *few: Part) -> CudaKernel:
         parts.append(Part(partial(tiled, product, small), before + 1, enough - 1))
         before = enough - 1
     parts.append(Part(partial(tiled, product, large), before + 1))
-    return w.kernel(*parts, method=f"{'vectors, then ' if few else ''}tiles {large}")
+    return w.kernel(*parts, method=f"{before_them}tiles {large}")
 
 
 def _tile(product: Product) -> Tile:
@@ -115,5 +120,7 @@ def _blocks(product: Product, tile: Tile) -> int:
 
 
 def _places(product: Product) -> int:
-    pixels = math.prod(product.c.outputs)
-    return _PLACES if pixels * product.c.groups * product.channels >= 1 << 14 else 1
+    """How many places a thread computes, if there are threads enough."""
+    places = math.prod(product.c.outputs)
+    enough = places * product.c.groups * product.channels >= _MANY
+    return _PLACES if enough and places >= _PLACES else 1
