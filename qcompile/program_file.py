@@ -33,7 +33,15 @@ from qcompile.program_contents import (
     source_name,
     source_of,
 )
-from qcompile.program_info import CUDA, InfoError, ProgramInfo, Variant, from_json, to_json
+from qcompile.program_info import (
+    CUDA,
+    InfoError,
+    ProgramInfo,
+    Variant,
+    check_cuda,
+    from_json,
+    to_json,
+)
 
 FORMAT = "qcompile program"
 VERSION = 5
@@ -178,7 +186,13 @@ def pack(
         libraries: one for each variant of its info, in their order.
         constants: what each of them reads; None means nothing.
         sources: the CUDA source of each variant for GPUs, "" of any other; None where none is.
+
+    Raises:
+        InfoError: what a variant launches would be refused when the file is read.
     """
+    for variant in info.variants:
+        if variant.machine == CUDA:
+            check_cuda(variant, info)
     arrays, data, placed = gathered(constants or [()] * len(libraries))
     members = tuple(
         library_of(variant, library, arrays, own)

@@ -81,6 +81,7 @@ class KernelInfo:
         results: what it stores.
         tuned: what tuning chose for it (method and tile), or "" where it is the default.
         method: the method and the tile, whoever chose them, or "" where there is no choice.
+        macs: multiply-accumulates of a sample, 0 if it is no product.
     """
 
     name: str
@@ -90,6 +91,7 @@ class KernelInfo:
     results: tuple[StoredInfo, ...] = ()
     tuned: str = ""
     method: str = ""
+    macs: int = 0
 
 
 @dataclass(frozen=True)
@@ -201,13 +203,18 @@ def from_json(value: object) -> ProgramInfo:
     _check_variants(info.variants)
     for variant in info.variants:
         if variant.machine == CUDA:
-            _check_cuda(variant, info)
+            check_cuda(variant, info)
         elif variant.launches:
             raise InfoError(f"{variant.arch} has launches, but is for {variant.machine}")
     return info
 
 
-def _check_cuda(variant: Variant, info: ProgramInfo) -> None:
+def check_cuda(variant: Variant, info: ProgramInfo) -> None:
+    """Look at what a variant for GPUs launches, before anything is.
+
+    Raises:
+        InfoError: it leads to what is not there, or no GPU can do it.
+    """
     arch, workspace, samples = variant.arch, variant.workspace, variant.samples
     if not _CUDA_ARCH.fullmatch(arch):
         raise InfoError(f"a variant for GPUs is called {arch!r}")

@@ -14,7 +14,7 @@ from qcompile.constants import Constant
 from qcompile.cuda.launches import Argument, Launch
 from qcompile.errors import QCompileError
 from qcompile.program_file import Archive, pack, unpack
-from qcompile.program_info import KernelInfo, ProgramInfo, ValueInfo, Variant
+from qcompile.program_info import InfoError, KernelInfo, ProgramInfo, ValueInfo, Variant
 
 LAUNCH = Launch(
     "f", 0, (Argument("input", 0), Argument("constants", 0), Argument("output", 0)), 3, 1
@@ -80,7 +80,14 @@ def test_what_was_changed_is_refused(name: str) -> None:
         _ = archive.library(GPU), archive.source(GPU)
 
 
-def test_constants_that_launches_read_are_there() -> None:
+def test_what_would_be_refused_is_not_packed() -> None:
+    bad = replace(GPU, launches=(replace(LAUNCH, threads=0),))
+    with pytest.raises(InfoError, match="cuda: launch 0 has blocks of 0 threads"):
+        packed(replace(INFO, variants=(bad, CPU, ONE_GPU)))
+
+
+def test_what_launches_refer_to_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qcompile.program_file.check_cuda", lambda *_: None)
     far = replace(LAUNCH, arguments=(Argument("constants", 64),))
     for launch, message in (
         (far, "cuda.fatbin reads 65 bytes of constants, of 64"),

@@ -6,8 +6,11 @@ import json
 from dataclasses import replace
 
 import pytest
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
 
 from qcompile.cuda.launches import Argument, Launch, Room, constants_read, fault
+from qcompile.cuda.library import Shape, _Parameters
 from qcompile.program_info import (
     InfoError,
     KernelInfo,
@@ -102,6 +105,47 @@ def test_faults_of_the_whole() -> None:
         assert fault([FIRST, SECOND], replace(ROOM, **change)).endswith("samples at once")
     for workspace in (-256, 1 << 60, 511):
         assert fault([FIRST, SECOND], replace(ROOM, workspace=workspace)).startswith("a workspace")
+
+
+@settings(max_examples=200)
+@given(st.data())
+def test_what_is_accepted_leads_to_where_something_is(data: st.DataObject) -> None:
+    """Whatever a file says: launches are refused, or all pointers begin within their memory."""
+    number, at = st.integers(1, 3), st.integers(-1, 3)
+    place = st.sampled_from([0, 256, 512, 768])
+    argument = st.one_of(
+        st.builds(Argument, st.sampled_from(["input", "output", "constants"]), at),
+        st.builds(Argument, st.just("workspace"), place),
+    )
+    arguments = st.lists(argument, max_size=4).map(tuple)
+    launch = st.builds(
+        Launch, st.just("f"), st.just(0), arguments, number, number, threads=number, most=at
+    )
+    launches = data.draw(st.lists(launch, min_size=1, max_size=3))
+    room = data.draw(st.builds(Room, number, number, st.just(1), place, st.integers(1, 5)))
+    why = fault(launches, room)
+    event("refused" if why else "accepted")
+    if why:
+        return
+    sizes = {"input": [64] * room.inputs, "output": [64] * room.outputs}
+    starts = {
+        kind: [(i + 1) << shift for i in range(len(sizes[kind]))]
+        for kind, shift in (("input", 20), ("output", 30))
+    }
+    shape = Shape(
+        tuple(launches), tuple(sizes["input"]), tuple(sizes["output"]), room.workspace, room.samples
+    )
+    parameters = _Parameters(shape, {"f": 1}, constants=1 << 40)
+    n = data.draw(st.integers(1, room.samples))
+    parameters.fill(starts, 1 << 50, n, 0)
+    allowed = {*starts["input"], *starts["output"]}
+    for address in parameters._values:
+        within = (1 << 50) <= address < (1 << 50) + room.workspace * n
+        constant = (1 << 40) <= address < (1 << 40) + constants_read(launches)
+        assert address in allowed or within or constant
+    for _, _, call in parameters.calls(n):
+        assert 1 <= call[1] <= 2**31 - 1
+        assert 1 <= call[4] <= 1024
 
 
 # --- in a program's info -------------------------------------------------------------------------
