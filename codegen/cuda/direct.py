@@ -19,7 +19,7 @@ from qcompile.codegen.cuda.products import Product
 from qcompile.codegen.cuda.sign_products import Signs
 from qcompile.codegen.cuda.tiled import Tile, tiled
 from qcompile.codegen.cuda.vectors import WARPS, vectors
-from qcompile.codegen.cuda.writer import WARP, CudaKernel, CudaWriter, Part
+from qcompile.codegen.cuda.writer import MOST_BLOCKS, WARP, CudaKernel, CudaWriter, Part
 from qcompile.codegen.dots.signs import XnorDot
 from qcompile.codegen.groups import CONTRACTIONS, INTEGER_CONTRACTIONS, WEIGHT_ONLY
 from qcompile.codegen.kernels.contraction import contraction_of
@@ -45,9 +45,10 @@ def direct(w: CudaWriter) -> CudaKernel | None:
         return None
     product = product_of(w)
     name, few = "elements", [Part(partial(elements, product, _places(product)), most=_FEW_SAMPLES)]
-    if product.c.whole and product.units >= _LONG:
+    many = max(-(-product.channels // WARP), product.c.groups) > MOST_BLOCKS
+    if product.c.whole and product.units >= _LONG and not many:
         name, few = "vectors", _vectors(product)
-    if not _can_tile(w, product):
+    if many or not _can_tile(w, product):
         return w.kernel(*few[:-1], replace(few[-1], most=0), method=name)
     if product.c.whole:
         return _tiled(w, product, few, f"{name}, then ")

@@ -16,13 +16,19 @@ from tvm.tirx.script import builder as tb
 from qcompile.codegen import expr as e
 from qcompile.codegen.cuda.patches import Patches, Row, digits_of
 from qcompile.codegen.cuda.products import Product, Totals
-from qcompile.codegen.cuda.writer import WARP, CudaWriter, Grid
+from qcompile.codegen.cuda.writer import MOST_BLOCKS, WARP, CudaWriter, Grid
 from qcompile.codegen.expr import Expr
 
 WARPS = 4  # of a block, and at most so many samples
 _ALL_LANES = 0xFFFFFFFF
 _ABREAST = 2  # outputs of a warp, where nothing else decides
 _AHEAD = 4  # words of weights that a thread asks for at once
+
+
+def outputs_of(product: Product, *, packs: bool) -> int:
+    """Outputs of a block: few, so that many blocks read weights; 32 where a warp makes a word of them."""
+    few = WARPS * _ABREAST
+    return WARP if packs or product.channels > few * MOST_BLOCKS else few
 
 
 def vectors(product: Product, samples: int, w: CudaWriter) -> None:
@@ -33,7 +39,7 @@ def vectors(product: Product, samples: int, w: CudaWriter) -> None:
 class _Vectors:
     def __init__(self, w: CudaWriter, product: Product, samples: int) -> None:
         self._w, self._product, self._samples = w, product, samples
-        self._each = (WARP if w.group.packs else WARPS * _ABREAST) // WARPS  # outputs of a warp
+        self._each = outputs_of(product, packs=w.group.packs) // WARPS  # outputs of a warp
         self._patches = Patches(w, product)
         weights = product.folded()
         self._words = -(-product.units // product.fold)

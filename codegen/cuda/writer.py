@@ -27,6 +27,7 @@ from qcompile.constants import Constant
 from qcompile.ir.ops import WORD
 
 WARP = 32  # threads
+MOST_BLOCKS = 65535  # along y or z
 _ALL_LANES = 0xFFFFFFFF
 
 

@@ -11,7 +11,7 @@ from random_layers import Binary, Family, Float, Integer, Layer, Slide, WeightOn
 from small_nets import levels
 
 from qcompile.codegen.built import Built, KernelInfo
-from qcompile.codegen.cuda import nvcc
+from qcompile.codegen.cuda import direct, nvcc, vectors
 from qcompile.codegen.cuda.build import generate
 from qcompile.cuda.launches import Launch
 from qcompile.errors import QCompileError
@@ -63,6 +63,24 @@ def test_one_launch_for_each_batch(method: str) -> None:
     _, launches = product(built(CHOSEN[method]))
     for n in range(1, 5000):
         assert sum(launch.runs(n) for launch in launches) == 1, n
+
+
+@pytest.mark.parametrize(
+    ("most", "method", "y"),
+    [
+        (125, "vectors, then tiles 64x128", 125),
+        (124, "vectors, then tiles 64x128", 32),
+        (31, "elements", 1),
+    ],
+)
+def test_no_more_blocks_than_a_grid_has(
+    most: int, method: str, y: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (direct, vectors):
+        monkeypatch.setattr(module, "MOST_BLOCKS", most)
+    kernel, launches = product(built(Float(512, (), (Layer(1000),))))
+    assert kernel.method == method
+    assert launches[0].y == y
 
 
 @pytest.mark.parametrize(("reach", "bytes_"), [(1, 128), (7, 256), (127, 512), (255, 1024)])
