@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qcompile import cli, digits, trial
+from qcompile import cli, digits, emulator, trial
+from qcompile.cuda.diagnosis import diagnose
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -27,6 +28,24 @@ def _few_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QCOMPILE_DATA", str(tmp_path))
     monkeypatch.setattr(trial, "SHORT", 0.01)
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.cuda_emu
+@pytest.mark.skipif(bool(emulator.obstacle()), reason=emulator.obstacle() or "it runs here")
+@pytest.mark.skipif(not diagnose(), reason="there is a GPU")
+def test_an_example_for_gpus_is_verified_by_emulation(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "EMULATION_SECONDS", 1e9)  # however busy this machine is
+    monkeypatch.setattr(trial, "EMULATED", (80, 90))
+    arguments = [str(EXAMPLES / "mnist.py"), *["--bits", "1", "--epochs", "1", "--target", "cuda"]]
+    assert cli.main([*arguments, "-o", "net.qcp"]) == cli.OK
+    out = " ".join(capsys.readouterr().out.split())
+    assert "verified, emulated on the CPU as sm_80: 16 samples, 6 of 6 integer kernels equal" in out
+    assert "fake-quant model: equal to the bit" in out
+    size = Path("net.qcp").stat().st_size
+    assert f"wrote net.qcp, {size:,} bytes; verified, emulated on the CPU as sm_80 and sm_90" in out
+    assert out.endswith(": no GPU here")
 
 
 @pytest.mark.parametrize(
