@@ -19,7 +19,7 @@ def obstacle(variant: Variant) -> str:
         QCompileError: Linux does not say what the processor has.
     """
     if variant.machine == CUDA:
-        return diagnosis.obstacle(variant.arch, variant.features, current_device())
+        return diagnosis.obstacle(variant.arch, variant.features, variant.toolkit, current_device())
     if variant.machine != platform.machine():
         return f"is for {variant.machine}, this machine is {platform.machine()}"
     missing = [f for f in variant.features if f not in cpuinfo.flags()]

@@ -20,6 +20,7 @@ DTYPES = ("float32", "float64", "uint8", "int8", "int16", "int32", "int64", "boo
 
 _ARCH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")  # it names a member of the file
 _CUDA_ARCH = re.compile(r"cuda|sm_[1-9][0-9]{1,2}[af]?")
+_CUDA_VERSION = re.compile(r"([0-9]{1,3}\.[0-9]{1,3})?")
 _CUDA_FEATURE = re.compile(r"(sm|compute)_[1-9][0-9]{1,2}[af]?")
 
 T = TypeVar("T")
@@ -109,6 +110,7 @@ class Variant:
         workspace: bytes that each thread needs for values between kernels; on a GPU each sample.
         samples: how many are run at once; larger batches in parts.
         launches: on a GPU, in the order of the kernels; a kernel may have several.
+        toolkit: the version of CUDA that compiled the machine code for GPUs, "13.0", or "".
     """
 
     machine: str
@@ -118,6 +120,7 @@ class Variant:
     workspace: int = 0
     samples: int = 1
     launches: tuple[Launch, ...] = ()
+    toolkit: str = ""
 
 
 @dataclass(frozen=True)
@@ -221,6 +224,8 @@ def check_cuda(variant: Variant, info: ProgramInfo) -> None:
     for name in variant.features:
         if not _CUDA_FEATURE.fullmatch(name):
             raise InfoError(f"{arch} holds code for {name!r}")
+    if not _CUDA_VERSION.fullmatch(variant.toolkit):
+        raise InfoError(f"{arch} was compiled by CUDA {variant.toolkit!r}")
     room = Room(len(info.inputs), len(info.outputs), len(variant.kernels), workspace, samples)
     if why := fault(variant.launches, room):
         raise InfoError(f"{arch}: {why}")

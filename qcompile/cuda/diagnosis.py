@@ -68,14 +68,16 @@ def _not_loaded(said: str) -> str:
 
 
 def obstacle(
-    arch: str, features: Sequence[str], device: int = 0, path: str = LIBCUDA, *, source: bool = True
+    arch: str, features: Sequence[str], toolkit: str, device: int = 0, path: str = LIBCUDA
 ) -> str:
     """Why a GPU cannot run a variant, to follow its name; "" if it can.
+
+    Where the file holds no code that it runs, NVRTC is to compile the source.
 
     Args:
         arch: "cuda" for all GPUs, or the one it is for ("sm_86").
         features: what the program's file holds code for ("sm_80", "compute_90").
-        source: whether NVRTC may compile the source where there is no code.
+        toolkit: the version of CUDA that compiled it, "13.0"; "" if it is not known.
     """
     if why := diagnose(path):
         return f"needs an NVIDIA GPU, and {why}"
@@ -86,10 +88,24 @@ def obstacle(
         return f"needs sm_{OLDEST} (Turing) or newer, {named}"
     if arch != ALL_GPUS and not covers(arch, own):
         return f"is for {arch}, {named}"
-    if any(covers(one, own) for one in features) or (source and libraries()):
+    fitting = [one for one in features if covers(one, own)]
+    if any(_takes(found.version, one, toolkit) for one in fitting):
         return ""
+    if any(one.version[0] <= found.version[0] for one in libraries()):
+        return ""
+    if fitting:
+        version = ".".join(map(str, found.version))
+        return f"was compiled by CUDA {toolkit}, the driver knows CUDA {version}: {_UPDATE}"
     holds = ", ".join(features) or "CUDA source alone"
     return f"holds {holds}, {named}, and NVRTC, which would compile it, is missing: {INSTALL}"
+
+
+def _takes(driver: tuple[int, int], feature: str, toolkit: str) -> bool:
+    """Whether a driver takes code of a toolkit: machine code of its major version, and older PTX."""
+    if not toolkit:
+        return True
+    major, minor = map(int, toolkit.split("."))
+    return driver >= ((major, minor) if feature.startswith("compute") else (major, 0))
 
 
 _NAME = re.compile(r"(sm|compute)_(\d+)([af]?)")

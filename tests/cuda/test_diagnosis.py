@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from toy_gpu import INFO, VARIANT, gpu_program
@@ -173,20 +174,62 @@ def test_which_gpus_code_is_for(feature: str, runs_on: set[int]) -> None:
     assert {gpu for gpu in gpus if covers(feature, gpu)} == runs_on
 
 
+def has_nvrtc(monkeypatch: pytest.MonkeyPatch, *majors: int) -> None:
+    """Let these versions of NVRTC be installed."""
+    found = tuple(SimpleNamespace(version=(major, 0)) for major in majors)
+    monkeypatch.setattr(diagnosis, "libraries", lambda: found)
+
+
+@pytest.mark.parametrize(
+    ("toolkit", "version", "features", "runs"),
+    [
+        ("13.0", 13000, ("sm_80",), True),
+        ("13.2", 13000, ("sm_80",), True),
+        ("13.2", 13000, ("compute_80",), False),
+        ("13.2", 13020, ("compute_80",), True),
+        ("13.0", 12040, ("sm_80", "compute_80"), False),
+        ("12.8", 13000, ("sm_80",), True),
+        ("12.8", 12040, ("sm_80",), True),
+        ("", 12040, ("sm_80",), True),
+    ],
+)
+def test_an_old_driver_and_new_code(
+    fake: Fake,
+    monkeypatch: pytest.MonkeyPatch,
+    toolkit: str,
+    version: int,
+    features: tuple[str, ...],
+    runs: bool,
+) -> None:
+    path = fake(version=version)
+    has_nvrtc(monkeypatch)
+    said = obstacle("cuda", features, toolkit, path=path)
+    assert bool(said) != runs
+    if said:
+        knows = f"{version // 1000}.{version % 1000 // 10}"
+        start = f"was compiled by CUDA {toolkit}, the driver knows CUDA {knows}: install the NVIDIA"
+        assert said.startswith(start)
+    has_nvrtc(monkeypatch, 13)
+    assert bool(obstacle("cuda", features, toolkit, path=path)) == (bool(said) and version < 13000)
+    has_nvrtc(monkeypatch, 13, 12)
+    assert obstacle("cuda", features, toolkit, path=path) == ""
+
+
 def test_what_a_variant_lacks(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diagnosis, "libraries", tuple)
+    has_nvrtc(monkeypatch)
     path = fake(arch=86)
-    assert obstacle("cuda", ("sm_80",), path=path) == ""
-    assert obstacle("cuda", ("compute_75",), path=path) == ""
-    assert obstacle("sm_86", ("sm_86",), path=path) == ""
-    assert obstacle("sm_90", ("sm_90",), path=path) == "is for sm_90, GPU 0, Toy GPU, is sm_86"
-    said = obstacle("cuda", ("sm_90", "compute_100"), path=path)
+    assert obstacle("cuda", ("sm_80",), "", path=path) == ""
+    assert obstacle("cuda", ("compute_75",), "", path=path) == ""
+    assert obstacle("sm_86", ("sm_86",), "", path=path) == ""
+    assert obstacle("sm_90", ("sm_90",), "", path=path) == "is for sm_90, GPU 0, Toy GPU, is sm_86"
+    said = obstacle("cuda", ("sm_90", "compute_100"), "", path=path)
     assert said.startswith("holds sm_90, compute_100, GPU 0, Toy GPU, is sm_86, and NVRTC, which w")
     assert "pip install nvidia-cuda-nvrtc" in said
-    assert obstacle("cuda", (), path=path).startswith("holds CUDA source alone, GPU 0, Toy GPU, is")
-    monkeypatch.setattr(diagnosis, "libraries", lambda: ("one",))
-    assert obstacle("cuda", (), path=path) == ""
-    old = obstacle("cuda", ("sm_80",), path=fake(arch=70))
+    said = obstacle("cuda", (), "", path=path)
+    assert said.startswith("holds CUDA source alone, GPU 0, Toy GPU, is sm_86, and NVRTC")
+    has_nvrtc(monkeypatch, 13)
+    assert obstacle("cuda", (), "", path=path) == ""
+    old = obstacle("cuda", ("sm_80",), "", path=fake(arch=70))
     assert old.startswith("needs an NVIDIA GPU, and the GPU is too old: Toy GPU (sm_70)")
 
 
@@ -199,7 +242,7 @@ BOTH = ProgramInfo(
 
 def test_the_first_variant_that_runs(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     found = fake(arch=86)
-    monkeypatch.setattr(diagnosis, "libraries", lambda: ("one",))
+    has_nvrtc(monkeypatch, 13)
     original = driver.driver
     monkeypatch.setattr(diagnosis, "driver", lambda _: original(found))
     assert [v.arch for v in runnable(BOTH)] == ["cuda", "generic"]

@@ -154,7 +154,9 @@ KERNELS = (
     KernelInfo("first", ("a",), results=(StoredInfo("a", 40, -1, 256),)),
     KernelInfo("second", ("b",), results=(StoredInfo("b", 12, 0, 0),)),
 )
-VARIANT = Variant("cuda", "cuda", ("sm_80", "compute_90"), KERNELS, 512, 64, (FIRST, SECOND))
+VARIANT = Variant(
+    "cuda", "cuda", ("sm_80", "compute_90"), KERNELS, 512, 64, (FIRST, SECOND), "13.0"
+)
 INFO = ProgramInfo(
     "Net", "cuda", (VARIANT,), (ValueInfo("x", (10,)),), (ValueInfo("output", (3,)),), False, ()
 )
@@ -179,6 +181,7 @@ def stored(**change: object) -> tuple[KernelInfo, ...]:
         ({"arch": "haswell"}, "a variant for GPUs is called 'haswell'"),
         ({"arch": "sm_8"}, "a variant for GPUs is called 'sm_8'"),
         ({"features": ("avx2",)}, "cuda holds code for 'avx2'"),
+        ({"toolkit": "new"}, "cuda was compiled by CUDA 'new'"),
         ({"launches": ()}, "cuda: nothing is launched for kernel 0"),
         ({"launches": (replace(FIRST, threads=2048), SECOND)}, "has blocks of 2048 threads"),
         ({"workspace": 0}, "has the argument 'workspace' 256"),
