@@ -12,6 +12,7 @@ from torch.fx import GraphModule, Node
 import qcompile
 from qcompile.codegen.build import Choose, build, by_default
 from qcompile.codegen.built import Built
+from qcompile.codegen.cuda.nvcc import nvcc_version
 from qcompile.fingerprint import fingerprint
 from qcompile.ir.graph import TensorSpec, calls, spec
 from qcompile.ir.plan import LayerPlan
@@ -106,7 +107,14 @@ def _variant(built: Built) -> Variant:
         built.workspace,
         built.samples,
         built.launches,
+        _toolkit(built),
     )
+
+
+def _toolkit(built: Built) -> str:
+    """The version of CUDA that compiled the code for GPUs, if there is any."""
+    compiled = built.family == CUDA and built.features
+    return ".".join(map(str, nvcc_version())) if compiled else ""
 
 
 def _versions() -> dict[str, str]:
