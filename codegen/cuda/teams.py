@@ -9,12 +9,11 @@ from tvm.tirx.script import builder as tb
 
 from qcompile.codegen import expr as e
 from qcompile.codegen.cuda.places import element
-from qcompile.codegen.cuda.writer import WARP, CudaWriter, Grid, Here
+from qcompile.codegen.cuda.writer import ALL_LANES, WARP, CudaWriter, Grid, Here
 from qcompile.codegen.expr import Expr
 
 WARPS = 8  # of a block
 _EACH = 8  # values that a thread gathers before a team is given more warps
-_ALL_LANES = 0xFFFFFFFF
 Take = Callable[[Expr, Expr], Expr]
 
 
@@ -29,6 +28,16 @@ def warps_for(count: int) -> int:
 def grid(rows: int, warps: int) -> Grid:
     """Blocks of teams of so many warps, a team for each of a sample's rows."""
     return Grid(rows, WARPS // warps, threads=WARPS * WARP)
+
+
+def joined_lanes(w: CudaWriter, value: Expr, take: Take) -> Expr:
+    """What the lanes of a warp have found, known to each. All of them come here."""
+    lanes = e.const(ALL_LANES, "uint32")
+    for apart in (16, 8, 4, 2, 1):
+        steps = e.const(apart, "int32")
+        other = w.value_of("__shfl_xor_sync", e.dtype(value), lanes, value, steps)
+        value = e.keep(take(value, other))
+    return value
 
 
 class Running:
@@ -95,15 +104,8 @@ class Team:
     def joined(self, value: Expr, take: Take) -> Expr:
         """What all threads of a row have found, known to each. All threads of a block come here."""
         if not self._abreast:
-            value = self._of_lanes(value, take)
+            value = joined_lanes(self._w, value, take)
         return value if self._warps == 1 else self._of_warps(value, take)
-
-    def _of_lanes(self, value: Expr, take: Take) -> Expr:
-        for step in (16, 8, 4, 2, 1):
-            lanes, apart = e.const(_ALL_LANES, "uint32"), e.const(step, "int32")
-            other = self._w.value_of("__shfl_xor_sync", e.dtype(value), lanes, value, apart)
-            value = e.keep(take(value, other))
-        return value
 
     def _of_warps(self, value: Expr, take: Take) -> Expr:
         columns = WARP if self._abreast else 1

@@ -16,11 +16,12 @@ from tvm.tirx.script import builder as tb
 from qcompile.codegen import expr as e
 from qcompile.codegen.cuda.patches import Patches, Row, digits_of
 from qcompile.codegen.cuda.products import Product, Totals
+from qcompile.codegen.cuda.teams import joined_lanes
 from qcompile.codegen.cuda.writer import MOST_BLOCKS, WARP, CudaWriter, Grid
 from qcompile.codegen.expr import Expr
+from qcompile.codegen.kernels.reduction import add
 
 WARPS = 4  # of a block, and at most so many samples
-_ALL_LANES = 0xFFFFFFFF
 _ABREAST = 2  # outputs of a warp, where nothing else decides
 _AHEAD = 4  # words of weights that a thread asks for at once
 
@@ -120,13 +121,9 @@ class _Vectors:
 
     def _store(self, found: Any, first: Expr, lane: Expr, totals: Totals) -> None:
         """Put the sums of all lanes where they are finished: `[samples][outputs]`."""
-        w, lanes = self._w, e.const(_ALL_LANES, "uint32")
         for number in range(self._samples * self._each):
             value = e.keep(totals.total(e.const(number, "int32")))
-            for apart in (16, 8, 4, 2, 1):
-                steps = e.const(apart, "int32")
-                other = w.value_of("__shfl_xor_sync", self._product.sums, lanes, value, steps)
-                value = e.keep(value + other)
+            value = joined_lanes(self._w, value, add)
             sample, i = divmod(number, self._each)
             with tb.If(tirx.EQ(lane, 0)), tb.Then():
                 tb.buffer_store(found, value, [e.bind(sample * self._each * WARPS + first + i)])

@@ -28,7 +28,7 @@ from qcompile.ir.ops import WORD
 
 WARP = 32  # threads
 MOST_BLOCKS = 65535  # along y or z
-_ALL_LANES = 0xFFFFFFFF
+ALL_LANES = 0xFFFFFFFF
 
 
 @dataclass(frozen=True)
@@ -171,13 +171,37 @@ class CudaWriter(Writer):
                 at = Point(p.n, p.spatial, tirx.floordiv(p.channel, WORD)) if packed else p
                 self.operands[node].store(at, value)
 
-    def _word(self, node: Node, p: Point, valid: Expr | None) -> Expr:
-        """The signs of a warp's channels."""
+    def bits(self, p: Point, valid: Expr) -> list[Expr]:
+        """Store the group's results at a point but for those that are packed.
+
+        Returns:
+            of each of these, whether it is 1 there; it is not where the point is not valid.
+        """
+        self._known = {}
+        values = [
+            self._bit(node, p, valid) if node.target is BITPACK else self.read(node, p)
+            for node in self.group.results
+        ]
+        self._known = None
+        found = []
+        for node, value in zip(self.group.results, values, strict=True):
+            if node.target is BITPACK:
+                found.append(value)
+                continue
+            with _only_if([valid]):
+                self.operands[node].store(p, value)
+        return found
+
+    def _bit(self, node: Node, p: Point, valid: Expr | None) -> Expr:
+        """Whether a packed bit is 1."""
         level = self.read(node.args[0], p)
         low = level <= e.const(0, e.dtype(level))
-        if valid is not None:
-            low = tirx.all(valid, low)
-        lanes = e.const(_ALL_LANES, "uint32")
+        return low if valid is None else tirx.all(valid, low)
+
+    def _word(self, node: Node, p: Point, valid: Expr | None) -> Expr:
+        """The signs of a warp's channels."""
+        low = self._bit(node, p, valid)
+        lanes = e.const(ALL_LANES, "uint32")
         return e.cast(self.value_of("__ballot_sync", "uint32", lanes, low), "int32")
 
     def _lane(self) -> Expr:
