@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch.fx import GraphModule, Node
 
-from qcompile.codegen.groups import Group
+from qcompile.codegen.groups import Group, macs_of
 from qcompile.codegen.layout import Layout, layout_of
 from qcompile.codegen.plan import Plan
 from qcompile.constants import Constant
@@ -45,6 +45,7 @@ class KernelInfo:
         tuned: how it is computed, where tuning chose that and it is not the default.
         method: how it is computed, where something was chosen; why: in a few words.
         weights: what it reads as its layer's weights, if anything.
+        macs: multiply-accumulates of a sample, 0 if it is no product.
     """
 
     name: str
@@ -57,6 +58,7 @@ class KernelInfo:
     weights: Constant | None = None
     method: str = ""
     why: str = ""
+    macs: int = 0
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ def kernel_info(
         weights,
         method,
         why,
+        macs_of(group.anchor),
     )
 
 

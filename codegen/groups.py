@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -200,6 +201,16 @@ def groups_of(node: Node) -> int:
         _dialect.xnor_matmul.default: 3,
     }
     return int(arguments(node)[at[node.target]]) if node.target in at else 1
+
+
+def macs_of(node: Node) -> int:
+    """Multiply-accumulates of a sample, of a convolution or matrix product; 0 for other ops."""
+    if node.target not in CONTRACTIONS:
+        return 0
+    outputs = math.prod(spec(node).shape[1:])
+    if node.target is _dialect.xnor_matmul.default:
+        return outputs * int(arguments(node)[2])
+    return outputs * math.prod(spec(arguments(node)[1]).shape[1:])
 
 
 def pads_channels(node: Node) -> bool:

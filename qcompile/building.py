@@ -98,7 +98,9 @@ def _variant(built: Built) -> Variant:
     kernels = []
     for k in built.kernels:
         results = tuple(StoredInfo(s.node, s.size, s.output, s.offset) for s in k.results)
-        kernels.append(KernelInfo(k.name, k.nodes, k.layer, k.kind, results, k.tuned, k.method))
+        kernels.append(
+            KernelInfo(k.name, k.nodes, k.layer, k.kind, results, k.tuned, k.method, k.macs)
+        )
     return Variant(
         built.family,
         built.arch,

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 import qcompile
-from qcompile import search_verb, sensitivity_verb, verbs
+from qcompile import profile_verb, search_verb, sensitivity_verb, verbs
 from qcompile.errors import QCompileError
 from qcompile.options import add_training, at_least, check_threads, overrides, shape, targets
 from qcompile.verbs import FAILED, INTERRUPTED, OK, REFUSED, command_parser
@@ -54,6 +54,7 @@ and, if it can,
 other verbs, each with its own --help:
   qcompile run PROGRAM       run a saved program
   qcompile inspect PROGRAM   say what is in it
+  qcompile profile PROGRAM   how long each of its kernels takes
   qcompile sensitivity MODEL what each layer costs in accuracy, at each width
   qcompile search MODEL      bits for each layer, for a latency or a size
   qcompile digits [FOLDER]   download all of MNIST, for the examples
@@ -70,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "compile": (compile_parser, _compile),
         "run": (verbs.run_parser, verbs.run),
         "inspect": (verbs.inspect_parser, verbs.inspect),
+        "profile": (profile_verb.parser, profile_verb.run),
         "digits": (verbs.digits_parser, verbs.digits),
         "search": (search_verb.parser, search_verb.run),
         "sensitivity": (sensitivity_verb.parser, sensitivity_verb.run),

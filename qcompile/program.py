@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from qcompile.program_file import Archive, unpack
 from qcompile.program_info import CUDA, KernelInfo, ProgramInfo, Variant
 from qcompile.program_summary import Summary
 from qcompile.runtime import Library, cores, default_threads, use_threads
+
+if TYPE_CHECKING:
+    from qcompile.profile_report import Profile
 
 _ALL = -1  # kernels, for `run`
 
@@ -113,6 +116,20 @@ class Program:
             return {v.node: m[: size * v.size].reshape(size, v.size) for m, v in places}
 
         return run
+
+    def profile(self, *inputs: Any, seconds: float = 1.0) -> Profile:
+        """Time each kernel on these inputs, on one thread; print it, or open its Chrome trace.
+
+        Args:
+            inputs: as for a call.
+            seconds: how long to measure, about.
+
+        Raises:
+            QCompileError: the program runs on a GPU, or the inputs are not what it takes.
+        """
+        from qcompile.profiling import profile
+
+        return profile(self, inputs, seconds)
 
     def library(self) -> Library | Gpu:
         """The loaded library of the chosen variant; the others are not even unpacked.

@@ -76,7 +76,7 @@ def run(options: argparse.Namespace, out: Console, err: Console) -> int:
     program = _opened(options)
     if options.threads is not None:
         program.num_threads = options.threads
-    inputs = [_read_array(path) for path in options.input] or _random_inputs(program)
+    inputs = [read_array(path) for path in options.input] or random_inputs(program)
     result = program(*inputs)
     outputs = result if isinstance(result, tuple) else (result,)
     how = _run_how(program, inputs, " on random numbers" * (not options.input))
@@ -116,7 +116,12 @@ def _run_how(program: Program, inputs: Sequence[Any], kind: str) -> str:
     return f"{median(seconds) * 1e3:.3f} ms{kind}, {where}"
 
 
-def _read_array(path: Path) -> Any:
+def read_array(path: Path) -> Any:
+    """The array of a .npy file.
+
+    Raises:
+        QCompileError: it cannot be read.
+    """
     import numpy as np
 
     try:
@@ -127,12 +132,13 @@ def _read_array(path: Path) -> Any:
         ) from error
 
 
-def _random_inputs(program: Program) -> list[Any]:
+def random_inputs(program: Program, batch: int = 1) -> list[Any]:
+    """Random numbers that a program takes, the same each time."""
     import numpy as np
 
     generator = np.random.default_rng(0)
     return [
-        generator.standard_normal((1, *spec.shape)).astype(spec.dtype)
+        generator.standard_normal((batch, *spec.shape)).astype(spec.dtype)
         for spec in program.info.inputs
     ]
 
