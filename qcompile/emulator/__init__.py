@@ -95,6 +95,8 @@ def image(source: str, arch: int, *, checked: bool = False) -> bytes:
     """
     _check()
     options = [*_IMAGE, f"-DQC_EMULATED={arch * 10}"]
+    if build.fills_variables():  # or what another thread left on the stack is read, often 0
+        options.append("-ftrivial-auto-var-init=pattern")
     if checked:
         options += ["-DQC_CHECKED", *_CHECKS]
     path = build.made("image", translated(source, checked=checked), options, ("-lm",))

@@ -20,7 +20,7 @@ COMPILER = "g++"
 # Every x86-64 processor since 2009 has these: a cache may be shared between machines.
 _PROCESSOR = ("-msse4.2", "-mpopcnt")
 _LANGUAGE = ("-std=c++17", "-fPIC", "-fvisibility=hidden", *_PROCESSOR)
-_KEPT = 512  # files in the cache folder
+_KEPT = 256 << 20  # bytes in the cache folder
 _HINT = "XDG_CACHE_HOME names another folder for caches"
 
 
@@ -56,8 +56,9 @@ def made(name: str, source: str, options: Sequence[str], libraries: Sequence[str
 
 def _compile(source: str, arguments: Sequence[str], libraries: Sequence[str]) -> None:
     command = [COMPILER, *arguments, "-x", "c++", "-", *libraries]
+    english = {**os.environ, "LC_ALL": "C"}
     done = subprocess.run(
-        command, input=source, capture_output=True, text=True, cwd=NATIVE, check=False
+        command, input=source, capture_output=True, text=True, cwd=NATIVE, env=english, check=False
     )
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
@@ -77,6 +78,12 @@ def _compiler() -> str:
     return done.stdout.partition("\n")[0]
 
 
+def fills_variables() -> bool:
+    """Whether the compiler can fill what a kernel does not initialise (GCC 12)."""
+    version = re.search(r"\b(\d+)\.\d+\.\d+", _compiler().partition(")")[2])
+    return version is not None and int(version[1]) >= 12
+
+
 @cache
 def _native() -> str:
     """A digest of the emulator's C++."""
@@ -94,12 +101,16 @@ def _folder() -> Path:
 
 def _prune(folder: Path) -> None:
     """Remove what was not used for longest; another process may do so too."""
-    ages = []
+    files = []
     for path in folder.glob("*.so"):
         with suppress(FileNotFoundError):
-            ages.append((path.stat().st_mtime, path))
-    for _, path in sorted(ages)[:-_KEPT]:
-        path.unlink(missing_ok=True)
+            state = path.stat()
+            files.append((state.st_mtime, state.st_size, path))
+    left = _KEPT
+    for _, size, path in sorted(files, reverse=True):
+        left -= size
+        if left < 0:
+            path.unlink(missing_ok=True)
 
 
 def found() -> bool:

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from emulated_gpu import CudaFailure, Kernels, gpu, needs_emulator
 
+from qcompile.emulator import build
+
 pytestmark = needs_emulator
 
 ILLEGAL_ADDRESS, OUT_OF_RESOURCES, ILLEGAL_INSTRUCTION = 700, 701, 715
@@ -50,6 +52,15 @@ KERNEL through_a_pointer(int *x, int at) {
 KERNEL own_array(int *x, int at) {
   int mine[8] = {1, 2, 3, 4, 5, 6, 7, 8};
   x[threadIdx.x] = mine[at];
+}
+
+KERNEL not_initialised(int *x) {
+  int sum, sums[4];
+  float total;
+  for (int i = 0; i < 4; i++) sums[i] += i;
+  x[threadIdx.x] = sum + 1;
+  x[threadIdx.x + 4] = sums[threadIdx.x];
+  x[threadIdx.x + 8] = total < -1e30f;
 }
 
 KERNEL vector(int *x, int by) {
@@ -120,6 +131,15 @@ def test_a_read_of_what_nobody_wrote_is_no_plausible_number() -> None:
     gpu().read(x, y)
     gpu().free(x)
     np.testing.assert_array_equal(y, 0xCDCDCDCD)
+
+
+@pytest.mark.skipif(not build.fills_variables(), reason="needs GCC 12, which fills variables")
+def test_a_sum_that_does_not_start_at_0() -> None:
+    x = np.zeros(16, np.int32)
+    kernels()("not_initialised", (1,), (4,), x)
+    pattern = np.full(4, 0xFEFEFEFE, np.uint32).view(np.int32)
+    expected = np.concatenate([pattern + 1, pattern + np.arange(4), np.ones(4), np.zeros(4)])
+    np.testing.assert_array_equal(x, expected)
 
 
 def test_a_null_pointer() -> None:

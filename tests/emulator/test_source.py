@@ -125,18 +125,18 @@ def test_an_image_is_compiled_once(fresh: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_what_was_used_last_is_kept(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "_KEPT", 2)
     sources = [f"{KERNEL} k{i}() {{}}" for i in range(3)]
     for age, source in enumerate(sources[:2]):
         emulator.image(source, 80)
         for path in fresh.iterdir():
             os.utime(path, (age + 1, age + 1))
-    first = {path.name for path in fresh.iterdir()}
+    first = {path.name: path.stat().st_size for path in fresh.iterdir()}
     emulator.image(sources[0], 80)  # now the other is the oldest
+    monkeypatch.setattr(build, "_KEPT", sum(first.values()) + 1000)
     emulator.image(sources[2], 80)
     left = {path.name for path in fresh.iterdir()}
     assert len(left) == 2
-    assert len(left & first) == 1
+    assert len(left & first.keys()) == 1
     monkeypatch.setattr(build, "_compile", lambda *_: pytest.fail("it was not kept"))
     emulator.image(sources[0], 80)
 
