@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from qcompile.constants import Bytes
+from qcompile.cuda.code_cache import kept
 from qcompile.cuda.driver import NOT_FOR_THIS_GPU, Context, Memory, Stream
 from qcompile.cuda.launches import Launch
-from qcompile.cuda.nvrtc import nvrtc
+from qcompile.cuda.nvrtc import OPTIONS, nvrtc
 from qcompile.errors import QCompileError
 
 ALL = -1  # kernels, for `run`
@@ -146,7 +147,8 @@ def _loaded(context: Context, code: Code) -> int:
         why = f": {driver.describe(refused)}" if refused else ""
         what = f"the program holds {holds}, nothing for {gpu}{why}; and {error.what}"
         raise QCompileError(what, hint=error.hint) from error
-    image = compiler.compile(code.source, arch)
+    parts = (code.source, str(arch), compiler.named, *OPTIONS)
+    image = kept(parts, lambda: compiler.compile(code.source, arch))
     if refused := driver.try_("cuModuleLoadData", ctypes.byref(module), image):
         what = f"{gpu} does not take the code of NVRTC {compiler.named}: {driver.describe(refused)}"
         hint = "install a newer NVIDIA driver; or, for drivers before R580, nvidia-cuda-nvrtc-cu12"

@@ -23,7 +23,7 @@ from toy_gpu import (
 )
 
 from qcompile import QCompileError, emulator
-from qcompile.cuda import library, nvrtc
+from qcompile.cuda import code_cache, library, nvrtc
 from qcompile.cuda.driver import Context, driver
 from qcompile.cuda.library import Code
 from qcompile.cuda.nvrtc import Nvrtc
@@ -213,7 +213,8 @@ def made(code: Code) -> Gpu:
 
 
 @pytest.fixture
-def compiler(monkeypatch: pytest.MonkeyPatch) -> Any:
+def compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    monkeypatch.setattr(code_cache, "folder", lambda: tmp_path)
     found = Compiler(toy_code().image)
     monkeypatch.setattr(library, "nvrtc", lambda _: found)
     return found
@@ -228,6 +229,10 @@ class TestWithoutCode:
         assert np.array_equal(gpu.call(inputs)[0], toy_outputs(*inputs)[0])
         context = Context(driver(str(emulator.driver())))
         assert compiler.asked == [(SOURCE, context.driver.arch(0))]
+        made(Code(image, SOURCE)).load()
+        assert len(compiler.asked) == 1
+        made(Code(image, SOURCE + " ")).load()
+        assert len(compiler.asked) == 2
 
     def test_the_image_is_taken_if_it_can_be(self, compiler: Compiler) -> None:
         made(Code(toy_code().image, SOURCE)).load()
