@@ -77,53 +77,49 @@ class _Vectors:
         w.finish(self._patches.point(row, channel), valid)
 
     def _sums(self, rows: Sequence[Row], first: Expr, lane: Expr) -> Totals:
-        """This thread's share of the sums of some outputs, for each sample."""
+        """This thread's share of the sums of some outputs, `[samples][outputs]`."""
         product, words = self._product, self._words
         totals = product.totals(self._w, len(rows) * self._each)
-        starts = [
-            e.bind(tirx.min(first + i, product.channels - 1) * self._length)
-            for i in range(self._each)
-        ]
+        starts = self._w.registers(self._each, "int32")
+        with tb.unroll(self._each) as i:
+            row = tirx.min(first + i, product.channels - 1)
+            tb.buffer_store(starts, row * self._length, [i])
         each = WARP * _AHEAD
-        whole = words // each
+        whole, rest = divmod(words, each)
         if whole:
             with tb.serial(whole) as step, tb.unroll(_AHEAD) as ahead:
                 self._add(rows, starts, e.bind(step * each + ahead * WARP + lane), totals)
-        for start in range(whole * each, words, WARP):
-            word = e.bind(start + lane)
-            if words - start >= WARP:
-                self._add(rows, starts, word, totals)
-                continue
-            with tb.If(word < words), tb.Then():
-                self._add(rows, starts, word, totals)
+        if rest:
+            with tb.serial(-(-rest // WARP)) as step:
+                word = e.bind(whole * each + step * WARP + lane)
+                with tb.If(word < words), tb.Then():
+                    self._add(rows, starts, word, totals)
         return totals
 
-    def _add(self, rows: Sequence[Row], starts: Sequence[Expr], word: Expr, totals: Totals) -> None:
+    def _add(self, rows: Sequence[Row], starts: Any, word: Expr, totals: Totals) -> None:
         """Add the products with a word of each output's weights."""
-        fold = self._product.fold
-        stored = [e.bind(self._weights[start + word]) for start in starts]
-        activations = [[self._unit(row, word, i) for i in range(fold)] for row in rows]
-        for i, its in enumerate(stored):
-            units = [e.bind(unit) for unit in self._product.unfolded(its)]
-            for r, xs in enumerate(activations):
-                at = e.const(r * self._each + i, "int32")
-                for x, weight in zip(xs, units, strict=True):
-                    totals.add(at, [(x, weight)])
-
-    def _unit(self, row: Row, word: Expr, i: int) -> Expr:
-        """The activation of unit i of a word."""
-        product = self._product
+        product, fold = self._product, self._product.fold
+        stored = self._w.registers(self._each, self._weights.dtype)
+        with tb.unroll(self._each) as i:
+            tb.buffer_store(stored, self._weights[starts[i] + word], [i])
+        xs = self._w.registers(len(rows) * fold, product.element)
         tap = self._patches.tap([e.const(0, "int32")] * len(product.c.kernel))
-        unit = e.bind(word * product.fold + i)
-        ends = i > 0 and product.units % product.fold > 0
-        inside = [unit < product.units] if ends else []
-        return e.bind(self._patches.unit(row, tap, unit, inside))
+        with tb.unroll(fold) as i:
+            unit = e.bind(word * fold + i)
+            inside = [unit < product.units] if product.units % fold else []
+            for r, row in enumerate(rows):
+                x = self._patches.unit(row, tap, unit, inside)
+                tb.buffer_store(xs, x, [i + r * fold])
+        with tb.unroll(self._each) as output:
+            units = [e.bind(unit) for unit in product.unfolded(stored[output])]
+            with tb.unroll(len(rows)) as r:
+                for i, weight in enumerate(units):
+                    totals.add(r * self._each + output, [(xs[r * fold + i], weight)])
 
     def _store(self, found: Any, first: Expr, lane: Expr, totals: Totals) -> None:
         """Put the sums of all lanes where they are finished: `[samples][outputs]`."""
-        for number in range(self._samples * self._each):
-            value = e.keep(totals.total(e.const(number, "int32")))
-            value = joined_lanes(self._w, value, add)
-            sample, i = divmod(number, self._each)
+        with tb.unroll(self._samples) as sample, tb.unroll(self._each) as i:
+            total = e.keep(totals.total(sample * self._each + i))
+            total = joined_lanes(self._w, total, add)
             with tb.If(tirx.EQ(lane, 0)), tb.Then():
-                tb.buffer_store(found, value, [e.bind(sample * self._each * WARPS + first + i)])
+                tb.buffer_store(found, total, [sample * self._each * WARPS + first + i])

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import pytest
+import torch
 from compiling import Case
 from emulated_gpu import needs_emulator
 from random_layers import Binary, Family, Float, Integer, Layer, Slide, WeightOnly
 from running import check
+from small_nets import levels
+from torch import Tensor
 
 from qcompile.codegen.cuda import rules
 from qcompile.codegen.cuda.direct import product_of
@@ -29,6 +33,19 @@ def _slide(kernel: int, padding: int) -> Slide:
     return Slide((kernel,) * 2, (1, 1), (padding,) * 4, (1, 1))
 
 
+@dataclass(frozen=True)
+class Coded(WeightOnly):
+    """Levels low, low + step, ..., so many."""
+
+    low: int = 0
+    step: int = 1
+    count: int = 2
+
+    def weights(self, layer: Layer, shape: tuple[int, ...], seed: int) -> dict[str, Tensor]:
+        numbers = levels(0, self.count - 1, *shape, seed=seed).to(torch.int16)
+        return {"weight": self.low + self.step * numbers}
+
+
 SAME, ODD = _slide(3, 1), Slide((3, 2), (1, 2), (0, 1, 2, 0), (2, 1))
 LINE = Slide((3,), (2,), (1, 0), (2,))
 CUBE = Slide((2, 1, 2), (1, 2, 1), (1, 0, 0, 0, 0, 1), (1, 1, 1))
@@ -39,8 +56,8 @@ CONVOLUTIONS: list[Family] = [
     Integer(8, (4, 4), (Layer(20, SAME, 2, -1, "uint8"),), 3, -1, 1, 0),
     Integer(6, (4, 4), (Layer(9, SAME, end="sums"),), 4, 0, 15, 3, reach=255),
     Integer(5, (2, 3, 3), (Layer(7, CUBE, pad=-1, end="int8"),), 5, -128, 127, -128),
-    Binary(40, (5, 5), (Layer(35, SAME, pad=1, end="bits"),), 6),
-    Binary(64, (4, 3), (Layer(64, ODD, 2, -1, "bits"),), 7),
+    Binary(40, (5, 5), (Layer(35, SAME, pad=-1, end="bits"),), 6),
+    Binary(64, (4, 3), (Layer(64, ODD, 2, 1, "bits"),), 7),
     Binary(160, (9,), (Layer(6, LINE, end="floats"),), 8, low=0),
     WeightOnly(5, (4, 4), (Layer(33, SAME, end="signs"),), 9, reach=7),
     WeightOnly(20, (9,), (Layer(6, LINE, 2, end="relu"),), 10, reach=255),
@@ -56,6 +73,10 @@ PRODUCTS: list[Family] = [
     WeightOnly(300, (), (Layer(12),), 6, reach=7),
     WeightOnly(301, (), (Layer(12),), 7, reach=1),
     WeightOnly(130, (), (Layer(6),), 8, reach=255),
+    Coded(37, (), (Layer(9),), 9, low=-3, step=2, count=4),
+    Coded(70, (), (Layer(9),), 10, low=-15, step=2, count=16),
+    Coded(45, (), (Layer(9),), 11, low=7, step=3, count=200),
+    Coded(45, (), (Layer(9),), 12, low=5, count=1),
 ]
 OF_CONVOLUTIONS: dict[str, Schedule] = {
     "tiles 32x32": lambda product: partial(tiled, product, Tile(4, 1)),
