@@ -22,7 +22,7 @@ def entrants(program: Program, model: nn.Module, examples: Inputs) -> tuple[list
     if not torch.cuda.is_available():
         why = "this PyTorch has no CUDA; ours copies from the CPU and back"
         return [own, Rival(float32.name, None, why, float32.size)], examples
-    device = torch.device("cuda", torch.cuda.current_device())
+    device = _device()
     half = copy.deepcopy(model).eval().to(device, torch.float16)
     assert isinstance(float32.call, nn.Module)
     timed = [
@@ -31,6 +31,10 @@ def entrants(program: Program, model: nn.Module, examples: Inputs) -> tuple[list
         Rival(_HALF, _Waits(half, torch.float16), size=weight_bytes(half)),
     ]
     return timed, tuple(x.to(device) for x in examples)
+
+
+def _device() -> torch.device:
+    return torch.device("cuda", torch.cuda.current_device())
 
 
 def device_name() -> str:

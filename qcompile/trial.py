@@ -196,10 +196,7 @@ class Trial:
             sizes = [baselines.ours(program), baselines.eager(self.file.model)]
             report.show(self.out, report.timing_table(sizes, [], ""))
         if lacking:
-            self.steps.note(
-                "Nothing was timed on a GPU. What its machine code tells without one: qcompile inspect "
-                "PROGRAM --target cuda --arch sm_80"
-            )
+            self.steps.note("Nothing was timed on a GPU." + _machine_code(lacking))
 
     def _measure(self, program: Program) -> None:
         """On a GPU in float32 and float16, on the CPU in float32 and in 8 bits."""
@@ -230,6 +227,18 @@ def _no_gpu(lacking: Sequence[Variant]) -> str:
     if why:
         return f"No GPU here: {why}."
     return f"The code for {lacking[0].arch} {obstacle(lacking[0])}."
+
+
+def _machine_code(variants: Sequence[Variant]) -> str:
+    """What else there is to read, where a variant has machine code; else ""."""
+    held = [f for v in variants for f in v.features if f.startswith("sm_")]
+    if not held:
+        return ""
+    arch = "sm_80" if "sm_80" in held else held[0]
+    return (
+        " What its machine code tells without one: qcompile inspect PROGRAM --target cuda "
+        f"--arch {arch}"
+    )
 
 
 def _affordable(

@@ -78,8 +78,7 @@ def test_it_ends_verified_by_emulation_and_says_exactly_that(
     out, err = ran(capsys, "net.py", "--target", "cuda", "-o", "net.qcp")
     assert f"No GPU here: {NO_DRIVER}. The CPU emulates one, for " in err
     assert "of 2 samples." in err
-    assert "Nothing was timed on a GPU." in err
-    assert "inspect PROGRAM --target cuda --arch sm_80" in err
+    assert err.endswith("Nothing was timed on a GPU.")
     for arch in trial.EMULATED:
         assert f"verified, emulated on the CPU as sm_{arch}: 2 samples" in out
     assert "verified:" not in out

@@ -9,6 +9,7 @@ import pytest
 
 from qcompile import cli, digits, emulator, trial
 from qcompile.cuda.diagnosis import diagnose
+from qcompile.nvidia import find_tool
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -40,7 +41,9 @@ def test_an_example_for_gpus_is_verified_by_emulation(
     monkeypatch.setattr(trial, "EMULATED", (80, 90))
     arguments = [str(EXAMPLES / "mnist.py"), *["--bits", "1", "--epochs", "1", "--target", "cuda"]]
     assert cli.main([*arguments, "-o", "net.qcp"]) == cli.OK
-    out = " ".join(capsys.readouterr().out.split())
+    out, err = (" ".join(text.split()) for text in capsys.readouterr())
+    machine_code = "qcompile inspect PROGRAM --target cuda --arch sm_80"
+    assert (machine_code in err) == bool(find_tool("nvcc"))
     assert "verified, emulated on the CPU as sm_80: 16 samples, 6 of 6 integer kernels equal" in out
     assert "fake-quant model: equal to the bit" in out
     size = Path("net.qcp").stat().st_size
