@@ -19,12 +19,14 @@ from qcompile.codegen import expr as e
 from qcompile.codegen.cuda.matrices import Matrix
 from qcompile.codegen.cuda.mma import Sums
 from qcompile.codegen.cuda.places import each_place
-from qcompile.codegen.cuda.tiles import Division
+from qcompile.codegen.cuda.tiles import Division, Tile
 from qcompile.codegen.cuda.writer import WARP, CudaWriter
+from qcompile.codegen.dots.floats import Finish
 from qcompile.codegen.expr import Expr
-from qcompile.codegen.groups import activations
+from qcompile.codegen.groups import BITPACK, activations
 from qcompile.codegen.schedules.loops import split
 from qcompile.codegen.writer import Point
+from qcompile.ir.ops import WORD
 
 PARTIAL = "sums"  # of parts, `[splits, n * pixels, groups * columns]`
 _dialect = torch.ops.qcompile
@@ -36,6 +38,8 @@ _PLACED = frozenset(
         _dialect.dynamic_scale_shift.default,
     }
 )
+_PER_WORD = 4  # fragments of columns that make a word of signs
+_WIDE = ("float32", "int32")
 Store = Callable[[Expr, Expr, Expr, Expr], None]
 """Takes (value, row of the batch, channel, whether it is to be stored)."""
 
@@ -53,6 +57,9 @@ class Epilogue:
         w = self.w
         w.anchored, value = self.matrix.finish(w)
         point = _points(w, self.matrix)
+        if _stays(w, self.division.tile):
+            _InPlace(self, sums, point, value).write()
+            return
 
         def store(total: Expr, row: Expr, channel: Expr, valid: Expr) -> None:
             w.anchor = lambda p: value(total, p)
@@ -96,6 +103,77 @@ def total(w: CudaWriter, matrix: Matrix, splits: int) -> None:
         w.finish(p, valid)
 
 
+class _InPlace:
+    """A block's sums where they are: each thread finishes its own, two neighbouring channels at a time.
+
+    Four lanes have 32 neighbouring channels of a row between them, eight each: a word.
+    """
+
+    def __init__(
+        self, epilogue: Epilogue, sums: Sums, point: Callable[[Expr, Expr], Point], value: Finish
+    ) -> None:
+        self._w, self._matrix, self._sums = epilogue.w, epilogue.matrix, sums
+        self._tile, self._splits = epilogue.division.tile, epilogue.division.splits
+        self._point, self._value = point, value
+        self._packed = [n for n in self._w.group.results if n.target is BITPACK]
+        self._words = max(1, self._tile.n // _PER_WORD)
+
+    def write(self) -> None:
+        w, sums, tile = self._w, self._sums, self._tile
+        if sums.ones is not None:
+            sums.ones.store(e.const(0, "int32"))
+            w.barrier()
+        with tb.unroll(tile.m) as i, tb.unroll(2) as half:
+            in_block = sums.down * (tile.m * 16) + i * 16 + half * 8 + tirx.floordiv(sums.lane, 4)
+            self._row(e.bind(in_block), i * tile.n * 4 + half * 2)
+
+    def _row(self, in_block: Expr, first: Expr) -> None:
+        """A row's sums of this thread, the first of which is so many on."""
+        w, tile, sums = self._w, self._tile, self._sums
+        row, count = e.bind(sums.t.x * tile.rows + in_block), w.n * self._matrix.pixels
+        inside, given = e.keep(row < count), e.bind(tirx.min(row, count - 1))
+        words = w.registers(max(1, len(self._packed) * self._words), "uint32")
+        with tb.unroll(len(self._packed) * self._words) as i:
+            tb.buffer_store(words, e.const(0, "uint32"), [i])
+        start = sums.across * (tile.n * 8) + tirx.floormod(sums.lane, 4) * 2
+        with tb.unroll(tile.n) as j, tb.unroll(2) as k:
+            column = e.bind(start + j * 8 + k)
+            value = sums.sums[first + j * 4 + k]
+            bits = self._one(value, in_block, given, column, inside)
+            place = e.cast(tirx.floormod(j, _PER_WORD) * 8 + column % 8, "uint32")
+            for number, bit in enumerate(bits):
+                at = number * self._words + tirx.floordiv(j, _PER_WORD)
+                one = tirx.shift_left(e.cast(bit, "uint32"), place)
+                tb.buffer_store(words, words[at] | one, [at])
+        for number, node in enumerate(self._packed):
+            for i in range(self._words):
+                word = w.value_of("qc_or_of_4", "uint32", words[number * self._words + i])
+                column = e.bind(sums.across * (tile.n * 8) + i * WORD)
+                self._store_word(node, word, given, column, inside)
+
+    def _one(self, value: Expr, in_block: Expr, row: Expr, column: Expr, valid: Expr) -> list[Expr]:
+        """Finish a sum; the bits of what is packed there."""
+        matrix, w = self._matrix, self._w
+        of_group = self._sums.first + column
+        if matrix.columns % self._tile.columns:
+            valid = tirx.all(valid, of_group < matrix.columns)
+            of_group = tirx.min(of_group, matrix.columns - 1)
+        channel = e.bind(self._sums.group * matrix.columns + of_group)
+        if matrix.signs:
+            value = differing(w, matrix, self._splits, self._sums, (value, in_block, channel))
+        w.anchor = lambda p: self._value(value, p)
+        return w.bits(self._point(row, channel), e.keep(valid))
+
+    def _store_word(self, node: Node, word: Expr, row: Expr, column: Expr, inside: Expr) -> None:
+        matrix, sums = self._matrix, self._sums
+        of_group = sums.first + column
+        own = tirx.all(inside, tirx.EQ(tirx.floormod(sums.lane, 4), 0), of_group < matrix.columns)
+        with tb.If(own), tb.Then():
+            channel = sums.group * matrix.columns + of_group
+            p = self._point(row, tirx.floordiv(channel, WORD))
+            self._w.operands[node].store(p, e.cast(word, "int32"))
+
+
 class _Staging:
     """A block's sums, pass by pass through its shared memory.
 
@@ -120,7 +198,7 @@ class _Staging:
     def write(self) -> None:
         w, sums, tile = self._w, self._sums, self._tile
         if sums.ones is not None:
-            sums.ones.store(self._counts_at)
+            sums.ones.store(e.const(self._counts_at, "int32"))
         passes = tile.m // self._each
         if passes == 1:
             self._stage(0)
@@ -136,9 +214,8 @@ class _Staging:
             w.barrier()
 
     @property
-    def _counts_at(self) -> Expr:
-        at = self._tile.stages * self._tile.stage - self._counts
-        return e.const(at, "int32")
+    def _counts_at(self) -> int:
+        return self._tile.stages * self._tile.stage - self._counts
 
     def _stage(self, number: int) -> None:
         """Store a pass's fragments."""
@@ -194,15 +271,29 @@ class _Staging:
         channel = e.bind(sums.group * matrix.columns + of_group)
         value = e.keep(sums.shared[staged * self._apart + inside])
         if matrix.signs:
-            value = self._differing(value, in_block, channel)
+            place = (value, in_block, channel)
+            value = differing(self._w, matrix, self._splits, sums, place, self._counts_at)
         self._store(value, given, channel, e.keep(valid))
 
-    def _differing(self, value: Expr, row: Expr, channel: Expr) -> Expr:
-        matrix, shared = self._matrix, self._sums.shared
-        of_row = shared[self._counts_at + row]
-        width = matrix.groups * matrix.columns
-        of_column = self._w.buffer(matrix.ones(self._splits))[self._sums.split * width + channel]
-        return self._w.value_of("qc_differing", "int32", value, of_row, of_column)
+
+def differing(
+    w: CudaWriter,
+    matrix: Matrix,
+    splits: int,
+    sums: Sums,
+    place: tuple[Expr, Expr, Expr],
+    at: int = 0,
+) -> Expr:
+    """How many signs differ, of a sum.
+
+    Args:
+        place: the sum, its row in the block, and its channel.
+        at: where the counts of the block's rows begin in shared memory, in words.
+    """
+    total, row, channel = place
+    of_row, width = sums.shared[at + row], matrix.groups * matrix.columns
+    of_column = w.buffer(matrix.ones(splits))[sums.split * width + channel]
+    return w.value_of("qc_differing", "int32", total, of_row, of_column)
 
 
 def _points(w: CudaWriter, matrix: Matrix) -> Callable[[Expr, Expr], Point]:
@@ -248,3 +339,14 @@ def _reads_tensors(node: Node) -> bool:
 def _along_rows(w: CudaWriter) -> bool:
     results = w.group.results
     return not w.group.packs and any(not w.layout(n).channels_last for n in results)
+
+
+def _stays(w: CudaWriter, tile: Tile) -> bool:
+    """Whether sums are finished where they are.
+
+    Not where a result is of bytes, or lies in torch's order: four lanes would store few of them.
+    """
+    if w.group.packs and tile.n % _PER_WORD:
+        return False
+    apart = [n for n in w.group.results if n.target is not BITPACK]
+    return all(w.layout(n).channels_last and w.layout(n).dtype in _WIDE for n in apart)

@@ -36,7 +36,7 @@ MMA = 8  # words that one instruction multiplies
 BYTES = 4  # of a word
 _PIECES = (4, 2, 1)  # words that are copied at once
 _BITS = 31  # taps that a row's mask tells of; the last bit stands for what no row has
-NOWHERE = 1 << _BITS
+NOWHERE = -1 << _BITS
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ class Matrix:
             numbers = np.zeros((count, 2), np.int64)
             numbers[: len(self.fills[1]), 0] = self.fills[1]
             values = np.concatenate([values, numbers], axis=1)
-        return torch.from_numpy(values.astype(np.uint32).view(np.int32))
+        return torch.from_numpy(values.astype(np.int32))
 
     def _taps(self) -> list[tuple[int, int]]:
         """Of each tap: elements from a row's start, and its bits in a row's mask."""

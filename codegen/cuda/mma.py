@@ -7,8 +7,7 @@ sums stay in its registers. What stands for single instructions is chosen by the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,14 +16,14 @@ from tvm.tirx.script import builder as tb
 
 from qcompile.codegen import expr as e
 from qcompile.codegen.cuda.matrices import MMA, STEP, Matrix
-from qcompile.codegen.cuda.panels import CHUNK, CHUNKS, RowLoader, column_loader, word_of
+from qcompile.codegen.cuda.panels import CHUNK, CHUNKS, RowLoader, below, column_loader, word_of
 from qcompile.codegen.cuda.tiles import Division, Tile
 from qcompile.codegen.cuda.writer import WARP, CudaWriter, Grid, Here
 from qcompile.codegen.expr import Expr
 
 _PER_STEP = STEP // MMA
-_RESIDENT = 512  # threads that a processor is to hold: 128 registers each
-_LARGE = 16  # products of fragments, 64 registers of sums: with fewer, more threads are held anyway
+_SUMS = 32 << 10  # registers of a processor for sums: half of all
+_LARGE = 64  # sums of a thread; with fewer, enough threads are there anyway
 
 
 @dataclass(frozen=True)
@@ -55,14 +54,14 @@ def grid_of(matrix: Matrix, division: Division) -> Grid:
     """The blocks of a product."""
     tile = division.tile
     blocks = -(-matrix.columns // tile.columns)
-    large = tile.m * tile.n >= _LARGE
+    sums = tile.m * tile.n * 4
     return Grid(
         matrix.pixels,
         tile.rows,
         y=blocks * matrix.groups,
         z=division.splits,
         threads=tile.threads,
-        resident=_RESIDENT // tile.threads if large else 1,
+        resident=_SUMS // (sums * tile.threads) if sums >= _LARGE else 1,
     )
 
 
@@ -110,7 +109,7 @@ class _Loop:
     ) -> None:
         self._w, self._matrix, self._tile, self._found = w, matrix, division.tile, found
         t = found.t
-        self._rows = RowLoader(w, matrix, self._tile, t, found.group)
+        self._rows = RowLoader(w, matrix, self._tile, t, found.group, found.shared)
         self._columns = column_loader(w, matrix, self._tile, t, found.first, columns, found.group)
         each = -(-matrix.steps // division.splits)
         self._begin = e.bind(t.z * each) if division.splits > 1 else e.const(0, "int32")
@@ -173,44 +172,35 @@ class _Loop:
 
 class Ones:
     """Counts the ones of a block's rows, where tensor cores do not find differing bits: elsewhere it
-    is nothing. Some neighbouring threads share a row."""
+    is nothing. Some neighbouring threads share a row, or a thread has several."""
 
     def __init__(self, w: CudaWriter, tile: Tile, shared: Any, thread: Expr) -> None:
-        self._w, self._shared, self._thread = w, shared, thread
-        self._each = min(CHUNKS, tile.threads // tile.rows)
+        self._w, self._shared, self._thread, self._threads = w, shared, thread, tile.threads
+        self._each = max(1, min(CHUNKS, tile.threads // tile.rows))
         self._active = tile.rows * self._each
-        self._all = self._active == tile.threads
-        self.row = e.bind(tirx.floordiv(thread, self._each))
-        # Threads that read together are in different banks.
-        first = tirx.bitwise_xor(tirx.floormod(thread, self._each), tirx.shift_right(self.row, 1))
-        self._places = [
-            e.bind(self.row * STEP + tirx.bitwise_xor(first, i) % CHUNKS * CHUNK)
-            for i in range(0, CHUNKS, self._each)
-        ]
-        self._count = _zeros(w, 1)
+        apart = tile.threads // self._each
+        first = tirx.floordiv(thread, self._each)
+        self._rows = [e.bind(first + row) for row in range(0, tile.rows, apart)]
+        self._counts = _zeros(w, len(self._rows))
 
     def add(self, stage: Expr) -> None:
         """Count a step's words."""
-        with self._own():
-            for place in self._places:
-                count, words = self._count[0], self._shared[stage + place]
-                self._w.device("qc_count", tirx.address_of(count), tirx.address_of(words))
+        with below(self._thread, self._active, self._threads):
+            for i, row in enumerate(self._rows):
+                # Threads that read together are in different banks.
+                first = tirx.bitwise_xor(self._thread % self._each, tirx.shift_right(row, 1))
+                for chunk in range(0, CHUNKS, self._each):
+                    place = row * STEP + tirx.bitwise_xor(first, chunk) % CHUNKS * CHUNK
+                    count, words = self._counts[i], self._shared[stage + place]
+                    self._w.device("qc_count", tirx.address_of(count), tirx.address_of(words))
 
     def store(self, at: Expr) -> None:
         """Store the counts of all rows in shared memory, from a word on."""
         lanes = e.const(self._each, "int32")
-        with self._own():
-            place = tirx.address_of(self._shared[at + self.row])
-            self._w.device("qc_store_count", place, self._count[0], lanes)
-
-    @contextmanager
-    def _own(self) -> Iterator[None]:
-        """Inside a row of the block."""
-        if self._all:
-            yield
-            return
-        with tb.If(self._thread < self._active), tb.Then():
-            yield
+        with below(self._thread, self._active, self._threads):
+            for i, row in enumerate(self._rows):
+                place = tirx.address_of(self._shared[at + row])
+                self._w.device("qc_store_count", place, self._counts[i], lanes)
 
 
 class _Fragments:

@@ -7,7 +7,8 @@ lie in different banks.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,45 +37,69 @@ def word_of(row: Expr, chunk: Expr) -> Expr:
     return row * STEP + tirx.bitwise_xor(chunk, tirx.shift_right(row, 1) & 3) * CHUNK
 
 
+@contextmanager
+def below(thread: Expr, count: int, threads: int) -> Iterator[None]:
+    """Inside for the first `count` of a block's threads."""
+    if count >= threads:
+        yield
+        return
+    with tb.If(thread < count), tb.Then():
+        yield
+
+
 @dataclass(frozen=True)
 class Rows:
     """Rows that a thread loads: where each begins in the source, and which taps it lacks.
 
     Attributes:
         start: int32 registers: elements of the source.
-        missing: uint32 registers; a bit for a tap's place in a dimension.
+        missing: int32 registers; a bit for a tap's place in a dimension.
     """
 
     start: Any
     missing: Any
 
 
-def rows_of(w: CudaWriter, matrix: Matrix, rows: list[Expr], group: Expr) -> Rows:
-    """Look at some rows of the batch; beyond its end, at its last one."""
-    c = matrix.c
+def _share_rows(
+    w: CudaWriter, matrix: Matrix, tile: Tile, t: Here, group: Expr, shared: Any
+) -> None:
+    """Look at a block's rows, each once: beyond the batch's end, at its last one.
+
+    Args:
+        shared: receives two words of each row: its start and its mask, as `Rows` has them.
+    """
     last = e.bind(w.n * matrix.pixels - 1)
-    found = Rows(w.registers(len(rows), "int32"), w.registers(len(rows), "uint32"))
-    for i, row in enumerate(rows):
-        n, *place = split(tirx.max(tirx.min(row, last), 0), c.outputs)
-        at = n * matrix.layout.size + group * matrix.run
-        mask: Expr = e.const(NOWHERE, "uint32")
-        for d, stride in enumerate(matrix.spatial_strides()):
-            first = e.bind(place[d] * c.stride[d] - c.padding[2 * d])
-            at = at + first * stride
-            if d in matrix.bordered:
-                mask = _missing(matrix, d, first, mask)
-        tb.buffer_store(found.start, at, [i])
-        tb.buffer_store(found.missing, mask, [i])
-    return found
+    for first in range(0, tile.rows, tile.threads):
+        with below(t.thread, tile.rows - first, tile.threads):
+            row = e.bind(first + t.thread)
+            index = t.x * tile.rows + row
+            start, missing = _row(matrix, e.bind(tirx.max(tirx.min(index, last), 0)), group)
+            tb.buffer_store(shared, start, [2 * row])
+            tb.buffer_store(shared, missing, [2 * row + 1])
+    w.barrier()
+
+
+def _row(matrix: Matrix, index: Expr, group: Expr) -> tuple[Expr, Expr]:
+    """Where a row begins, and its mask."""
+    c = matrix.c
+    n, *place = split(index, c.outputs)
+    start = n * matrix.layout.size + group * matrix.run
+    missing: Expr = e.const(NOWHERE, "int32")
+    for d, stride in enumerate(matrix.spatial_strides()):
+        first = e.bind(place[d] * c.stride[d] - c.padding[2 * d])
+        start = start + first * stride
+        if d in matrix.bordered:
+            missing = _missing(matrix, d, first, missing)
+    return start, missing
 
 
 def _missing(matrix: Matrix, d: int, first: Expr, mask: Expr) -> Expr:
     """Add the bits of the taps that lie outside in a dimension."""
     for index in range(matrix.c.kernel[d]):
         at = first + index * matrix.c.dilation[d]
-        bit = e.const(1 << matrix.bit(d, index), "uint32")
+        bit = e.const(1 << matrix.bit(d, index), "int32")
         outside = tirx.any(at < 0, at >= matrix.c.inputs[d])
-        mask = mask | e.select(outside, bit, e.const(0, "uint32"))
+        mask = mask | e.select(outside, bit, e.const(0, "int32"))
     return mask
 
 
@@ -85,7 +110,10 @@ class RowLoader:
     whole chunks row by row, smaller pieces of the same chunk of eight rows.
     """
 
-    def __init__(self, w: CudaWriter, matrix: Matrix, tile: Tile, t: Here, group: Expr) -> None:
+    def __init__(
+        self, w: CudaWriter, matrix: Matrix, tile: Tile, t: Here, group: Expr, shared: Any
+    ) -> None:
+        """Find the rows, by way of the block's memory, of which the first words are written."""
         self._w, self._matrix, self._tile = w, matrix, tile
         self._source = w.scratch(PACKED) if matrix.packed else w.operands[matrix.c.source].flat
         self._piece = matrix.piece
@@ -101,8 +129,13 @@ class RowLoader:
             chunk = rest // _ROWS % CHUNKS
         row, self._thread = e.bind(row), t.thread
         self._apart = tile.threads * matrix.piece // STEP  # rows
-        first = t.x * tile.rows + row
-        self._rows = rows_of(w, matrix, [first + i * self._apart for i in range(each)], group)
+        _share_rows(w, matrix, tile, t, group, shared)
+        self._rows = Rows(w.registers(each, "int32"), w.registers(each, "int32"))
+        for i in range(each):
+            at = e.bind(2 * tirx.min(row + i * self._apart, tile.rows - 1))
+            tb.buffer_store(self._rows.start, shared[at], [i])
+            tb.buffer_store(self._rows.missing, shared[at + 1], [i])
+        w.barrier()
         self._place = e.bind(word_of(row, chunk) + unit * matrix.piece)
         self._number = e.bind(chunk * per_chunk + unit)
         self._several = len(matrix.fills[0]) > 1
@@ -119,10 +152,7 @@ class RowLoader:
 
     def copy(self, shared: Any, at: Expr) -> None:
         """Copy what was looked for to shared memory, from a word on."""
-        if self._jobs < self._tile.threads:
-            with tb.If(self._thread < self._jobs), tb.Then():
-                self._copy(shared, at)
-        else:
+        with below(self._thread, self._jobs, self._tile.threads):
             self._copy(shared, at)
 
     def _copy(self, shared: Any, at: Expr) -> None:
@@ -135,8 +165,7 @@ class RowLoader:
             if beyond is None:
                 self._w.device(name, target, source)
                 continue
-            missing = self._rows.missing[i] & e.cast(entry[1], "uint32")
-            inside = tirx.EQ(missing, e.const(0, "uint32"))
+            inside = tirx.EQ(self._rows.missing[i] & entry[1], e.const(0, "int32"))
             other = beyond[entry[2] * self._piece if self._several else 0]
             self._w.device(f"{name}_if", target, inside, source, tirx.address_of(other))
 
@@ -161,10 +190,7 @@ def column_loader(
             w.device("qc_copy_16", tirx.address_of(target), tirx.address_of(source))
 
     def load(shared: Any, at: Expr, step: Expr) -> None:
-        if jobs < tile.threads:
-            with tb.If(t.thread < jobs), tb.Then():
-                copies(shared, at, step)
-        else:
+        with below(t.thread, jobs, tile.threads):
             copies(shared, at, step)
 
     return load

@@ -61,6 +61,8 @@ class Tile:
 
 
 TILES = (
+    Tile(256, 64, 4, 1),
+    Tile(128, 128, 2, 2),
     Tile(128, 128, 2, 4),
     Tile(128, 64, 2, 2),
     Tile(64, 128, 1, 4),
@@ -97,7 +99,7 @@ class _Estimate:
         tile = self.division.tile
         tensor = tile.rows * tile.columns / 32
         read = 8 * tile.down * tile.across * (tile.m + tile.n / 2)
-        written = (tile.rows + tile.columns) * STEP * BYTES / 128
+        written = (tile.rows + tile.columns) * STEP * BYTES / 64  # and read, in the first cache
         loaded = tile.rows * STEP / (8 * self.matrix.piece)
         return max(tensor, read + written, loaded + tile.columns / 2)
 

@@ -160,6 +160,12 @@ QC_DEVICE void qc_move_4(void *to, const void *from) { *(unsigned *)to = *(const
 QC_DEVICE void qc_move_8(void *to, const void *from) { *(qc_words2 *)to = *(const qc_words2 *)from; }
 QC_DEVICE void qc_move_16(void *to, const void *from) { *(qc_words4 *)to = *(const qc_words4 *)from; }
 
+// The bits of four neighbouring lanes together.
+QC_DEVICE unsigned qc_or_of_4(unsigned x) {
+  x |= __shfl_xor_sync(0xFFFFFFFFu, x, 1);
+  return x | __shfl_xor_sync(0xFFFFFFFFu, x, 2);
+}
+
 // Copies to shared memory, in groups that are waited for in their order.
 
 #if QC_ARCH >= 800
