@@ -1,5 +1,7 @@
 // What the threads of a warp do together, once all that take part have come.
 #pragma once
+#include <smmintrin.h>
+
 #include <cstdint>
 #include <cstring>
 
@@ -75,22 +77,32 @@ template <unsigned MATRICES> const char *ldmatrix(const Warp &warp) {
   return nullptr;
 }
 
+// Products of 8 bytes of a row and a column, as 64 elements or 8.
 struct Differing {
-  static unsigned dot(std::uint64_t a, std::uint64_t b) {
-    return static_cast<unsigned>(__builtin_popcountll(a ^ b));
+  static unsigned dot(const std::uint32_t *a, const std::uint32_t *b) {
+    return static_cast<unsigned>(__builtin_popcountll(word(a) ^ word(b)));
+  }
+  static std::uint64_t word(const std::uint32_t *from) {
+    std::uint64_t both;
+    std::memcpy(&both, from, sizeof both);
+    return both;
   }
 };
 struct Common {
-  static unsigned dot(std::uint64_t a, std::uint64_t b) {
-    return static_cast<unsigned>(__builtin_popcountll(a & b));
+  static unsigned dot(const std::uint32_t *a, const std::uint32_t *b) {
+    return static_cast<unsigned>(__builtin_popcountll(Differing::word(a) & Differing::word(b)));
   }
 };
-template <class A, class B> struct Bytes {
-  static unsigned dot(std::uint64_t a, std::uint64_t b) {
-    int sum = 0;
-    for (int bit = 0; bit < 64; bit += 8)
-      sum += static_cast<A>(a >> bit) * static_cast<B>(b >> bit);
-    return static_cast<unsigned>(sum);
+template <bool A_SIGNED, bool B_SIGNED> struct Bytes {
+  static unsigned dot(const std::uint32_t *a, const std::uint32_t *b) {
+    __m128i sums = _mm_madd_epi16(wide<A_SIGNED>(a), wide<B_SIGNED>(b));  // of two each
+    sums = _mm_add_epi32(sums, _mm_shuffle_epi32(sums, 0b01001110));
+    sums = _mm_add_epi32(sums, _mm_shuffle_epi32(sums, 0b10110001));
+    return static_cast<unsigned>(_mm_cvtsi128_si32(sums));
+  }
+  template <bool SIGNED> static __m128i wide(const std::uint32_t *from) {
+    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i *>(from));
+    return SIGNED ? _mm_cvtepi8_epi16(bytes) : _mm_cvtepu8_epi16(bytes);
   }
 };
 
@@ -117,12 +129,8 @@ template <unsigned ROWS, unsigned WORDS, class Element> const char *mma(const Wa
       const std::uint32_t *const row = a[lane / 4 + 8 * (i / 2)];
       const std::uint32_t *const column = b[lane % 4 * 2 + i % 2];
       unsigned sum = static_cast<unsigned>(warp.lanes[lane]->out[i]);
-      for (unsigned word = 0; word < WORDS; word += 2) {
-        std::uint64_t left, right;
-        std::memcpy(&left, row + word, 8);
-        std::memcpy(&right, column + word, 8);
-        sum += Element::dot(left, right);
-      }
+      for (unsigned word = 0; word < WORDS; word += 2)
+        sum += Element::dot(row + word, column + word);
       warp.lanes[lane]->out[i] = static_cast<int>(sum);
     }
   }
@@ -135,8 +143,7 @@ struct OperationInfo {
 };
 
 inline const OperationInfo &operation(Operation kind) {
-  using u8 = std::uint8_t;
-  using s8 = std::int8_t;
+  constexpr bool U8 = false, S8 = true;
   static const OperationInfo table[OPERATIONS] = {
       {"__syncwarp", [](const Warp &) -> const char * { return nullptr; }},
       {"__ballot_sync", ballot},
@@ -149,11 +156,11 @@ inline const OperationInfo &operation(Operation kind) {
       {"mma.m8n8k128.b1.xor", mma<8, 4, Differing>},
       {"mma.m16n8k256.b1.xor", mma<16, 8, Differing>},
       {"mma.m16n8k256.b1.and", mma<16, 8, Common>},
-      {"mma.m8n8k16.s8.s8", mma<8, 4, Bytes<s8, s8>>},
-      {"mma.m8n8k16.u8.s8", mma<8, 4, Bytes<u8, s8>>},
-      {"mma.m16n8k32.s8.s8", mma<16, 8, Bytes<s8, s8>>},
-      {"mma.m16n8k32.u8.s8", mma<16, 8, Bytes<u8, s8>>},
-      {"mma.m16n8k32.u8.u8", mma<16, 8, Bytes<u8, u8>>},
+      {"mma.m8n8k16.s8.s8", mma<8, 4, Bytes<S8, S8>>},
+      {"mma.m8n8k16.u8.s8", mma<8, 4, Bytes<U8, S8>>},
+      {"mma.m16n8k32.s8.s8", mma<16, 8, Bytes<S8, S8>>},
+      {"mma.m16n8k32.u8.s8", mma<16, 8, Bytes<U8, S8>>},
+      {"mma.m16n8k32.u8.u8", mma<16, 8, Bytes<U8, U8>>},
   };
   return table[kind];
 }
