@@ -17,7 +17,7 @@ from torch.fx import GraphModule
 from tvm.ir import GlobalVar
 from tvm_ffi import StructuralKey
 
-from qcompile.codegen.built import Built, kernel_info, layouts_of, value_of
+from qcompile.codegen.built import Built, KernelInfo, kernel_info, layouts_of, value_of
 from qcompile.codegen.constants import Constants
 from qcompile.codegen.entry import Step, entry, stride_of
 from qcompile.codegen.fusion import form
@@ -76,16 +76,7 @@ def build(gm: GraphModule, target: Target, choose: Choose = by_default) -> Built
         link(tvm.runtime.Executable(library), path, machine.family)
         code = path.read_bytes()
     kernels = tuple(
-        kernel_info(
-            g,
-            placed,
-            str(step.symbol.name_hint),
-            _kind(g, choice),
-            tuned=str(choice) if choice is not None and not choice.why else "",
-            weights=step.kernel.weights,
-            method=str(choice or ""),
-            why=choice.why if choice is not None else "",
-        )
+        described(g, placed, str(step.symbol.name_hint), step.kernel, choice)
         for g, step, choice in zip(groups, steps, choices, strict=True)
     )
     return Built(
@@ -99,6 +90,22 @@ def build(gm: GraphModule, target: Target, choose: Choose = by_default) -> Built
         tuple(value_of(n) for n in returned(gm)),
         stride_of(placed.workspace),
         placed.samples,
+    )
+
+
+def described(
+    group: Group, placed: Plan, name: str, kernel: Kernel, choice: Choice | None
+) -> KernelInfo:
+    """What is known of a group's kernel; `name` is its symbol."""
+    return kernel_info(
+        group,
+        placed,
+        name,
+        _kind(group, choice),
+        tuned=str(choice) if choice is not None and not choice.why else "",
+        weights=kernel.weights,
+        method=str(choice or ""),
+        why=choice.why if choice is not None else "",
     )
 
 

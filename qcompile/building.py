@@ -12,6 +12,7 @@ from torch.fx import GraphModule, Node
 import qcompile
 from qcompile.codegen.build import Choose, build, by_default
 from qcompile.codegen.built import Built
+from qcompile.codegen.built import KernelInfo as BuiltKernel
 from qcompile.codegen.cuda.nvcc import nvcc_version
 from qcompile.fingerprint import fingerprint
 from qcompile.ir.graph import TensorSpec, calls, spec
@@ -79,7 +80,7 @@ def build_program(
         inputs=_inputs(lowered),
         outputs=_outputs(lowered),
         returns_tuple=isinstance(_result(lowered), tuple),
-        layers=tuple(_layer(lowered, p, made[0]) for p in converted.meta.get("plans", {}).values()),
+        layers=layers_of(lowered, converted, made[0].kernels),
         fingerprint=fingerprint(converted),
         notes=(*notes, *_source_notes(made)),
         versions=_versions(),
@@ -147,10 +148,18 @@ def _outputs(gm: GraphModule) -> tuple[ValueInfo, ...]:
     return tuple(_value(f"output{i}", spec(node)) for i, node in enumerate(result))
 
 
-def _layer(gm: GraphModule, plan: LayerPlan, built: Built) -> LayerInfo:
+def layers_of(
+    lowered: GraphModule, converted: GraphModule, kernels: Sequence[BuiltKernel]
+) -> tuple[LayerInfo, ...]:
+    """What becomes of each conv and linear layer in some kernels."""
+    plans = converted.meta.get("plans", {}).values()
+    return tuple(_layer(lowered, plan, kernels) for plan in plans)
+
+
+def _layer(gm: GraphModule, plan: LayerPlan, made: Sequence[BuiltKernel]) -> LayerInfo:
     product = _product(gm, plan.layer)
     # A layer whose result nobody needs has no product left, and no weights.
-    kernels = [k for k in built.kernels if product is not None and product.name in k.nodes]
+    kernels = [k for k in made if product is not None and product.name in k.nodes]
     kind = next((k.kind for k in kernels), "")
     after = sum(stored(k.weights.values).nbytes for k in kernels if k.weights is not None)
     declined = gm.meta.get("declined", {}).get(plan.layer, "")
