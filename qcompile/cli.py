@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,11 +14,19 @@ from rich.text import Text
 import qcompile
 from qcompile import profile_verb, search_verb, sensitivity_verb, verbs
 from qcompile.errors import QCompileError
-from qcompile.options import add_training, at_least, check_threads, overrides, shape, targets
+from qcompile.options import (
+    add_recipe,
+    add_target,
+    add_training,
+    at_least,
+    check_threads,
+    recipe_of,
+    shape,
+    targets,
+)
 from qcompile.verbs import FAILED, INTERRUPTED, OK, REFUSED, command_parser
 
 if TYPE_CHECKING:
-    from qcompile.quant.recipe import Recipe
     from qcompile.tuning import Tuning
 
 __all__ = ["FAILED", "INTERRUPTED", "OK", "REFUSED", "compile_parser", "main"]
@@ -115,60 +122,8 @@ def compile_parser() -> argparse.ArgumentParser:
     add("model", metavar="MODEL", help="a Python file, or package.module:name")
     add("--version", action="version", version=f"qcompile {qcompile.__version__}")
     add("-o", "--output", type=Path, metavar="FILE", help="default: MODEL-w1a1.qcp in this folder")
-    add(
-        "--target",
-        default="cpu",
-        metavar="LIST",
-        help="cpu for this machine (default), cpu:haswell, cpu:portable, cuda for GPUs, cuda:sm_86, or "
-        "several: cuda,cpu",
-    )
-    add(
-        "--arch",
-        metavar="NAME",
-        help="of the target: --target cuda --arch sm_86 is --target cuda:sm_86",
-    )
-
-    add = parser.add_argument_group("how many bits, and by which paper").add_argument
-    add(
-        "--mode",
-        metavar="MODE",
-        help="qat: train with quantizers (default, where there is train()); static: calibrate "
-        "(default elsewhere); dynamic: ranges at run time, linear layers only; weight-only",
-    )
-    add(
-        "--bits",
-        type=int,
-        metavar="N",
-        help="1 to 8, or 32 for float; of weights alone if weight-only (default: 1, or 8 with "
-        "--mode static, dynamic or weight-only)",
-    )
-    add("--weight-bits", type=int, metavar="N", help="of weights, where it differs from --bits")
-    add("--activation-bits", type=int, metavar="N", help="of activations, likewise")
-    add("--gradient-bits", type=int, metavar="N", help="in training, as DoReFa-Net (default: 32)")
-    add(
-        "--method",
-        help="bireal, xnor, dorefa, affine, lsq or pact (default: bireal, affine above 1 bit)",
-    )
-    add("--observer", metavar="NAME", help="min-max, moving-average, histogram or percentile")
-    add("--first-last-bits", type=int, metavar="N", help="2 to 8, or 32 (default: 8)")
-    add(
-        "--override",
-        action="append",
-        default=[],
-        metavar="LAYER=BITS",
-        help="layer path, glob or class; BITS is N, WEIGHTS/ACTIVATIONS as in 1/4, or float",
-    )
-    add(
-        "--recipe",
-        type=Path,
-        metavar="FILE",
-        help="what `qcompile search` saved, in place of these, but --mode",
-    )
-    add("--equalize", action="store_true", help="even out the channels of one layer and the next")
-    add("--correct-bias", action="store_true", help="of what rounding does to means (calibration)")
-    add("--estimator", metavar="NAME", help="gradient through a sign: ste, approx or swish")
-    add("--ternary-weights", action="store_true", help="2-bit weights of Ternary Weight Networks")
-    add("--k-map", action="store_true", help="XNOR-Net's map of activation magnitudes")
+    add_target(parser)
+    add_recipe(parser)
 
     add = parser.add_argument_group("speed").add_argument
     add(
@@ -212,7 +167,7 @@ def compile_parser() -> argparse.ArgumentParser:
 def _compile(options: argparse.Namespace, out: Console, err: Console) -> int:
     from qcompile.job import Job, run
 
-    recipe = _recipe(options)
+    recipe = recipe_of(options)
     at_least("--epochs", options.epochs, 0)
     check_threads(options.threads)
     job = Job(
@@ -236,33 +191,6 @@ def _compile(options: argparse.Namespace, out: Console, err: Console) -> int:
         kernels=tuple(options.kernel),
     )
     return OK if run(job, out, err) else FAILED
-
-
-def _recipe(options: argparse.Namespace) -> Recipe:
-    """What the options say, or the file that they name."""
-    from qcompile import recipe_file
-    from qcompile.quant.recipe import Recipe
-
-    names = [field.name for field in dataclasses.fields(Recipe) if field.name != "mode"]
-    given = {name: getattr(options, name, None) for name in names}
-    # Options have no defaults of their own here: None, and False of a flag, say nothing.
-    fields = {k: v for k, v in given.items() if v is not None and v is not False}
-    if options.override:
-        fields["overrides"] = overrides(options.override)
-    mode = {} if options.mode is None else {"mode": options.mode}
-    if options.recipe is None:
-        return Recipe(**{"bits": _default_bits(options.mode), **fields, **mode})
-    if fields:
-        name = next(iter(fields)).replace("_", "-").replace("overrides", "override")
-        raise QCompileError(
-            f"--{name} and --recipe are both given", hint="the file says it: edit it there"
-        )
-    return dataclasses.replace(recipe_file.load(options.recipe), **mode)
-
-
-def _default_bits(mode: str | None) -> int:
-    """One bit is for training; what was trained in float keeps its accuracy at eight."""
-    return 1 if mode in (None, "qat") else 8
 
 
 def _tuning(options: argparse.Namespace) -> Tuning | None:
