@@ -7,7 +7,14 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from qcompile.cuda.driver import LIBCUDA, NO_DEVICE, CudaError, driver
+from qcompile.cuda.driver import (
+    LIBCUDA,
+    NO_DEVICE,
+    NOT_INITIALIZED,
+    CudaError,
+    Driver,
+    driver,
+)
 from qcompile.cuda.nvrtc import INSTALL, libraries
 
 OLDEST = 75  # compute capability: Turing, the oldest that CUDA 13 compiles for
@@ -21,6 +28,8 @@ _EXPOSE = "start it with access to the GPU (docker run --gpus all, NVIDIA's cont
 _REASONS = {
     NO_DEVICE: "the NVIDIA driver finds no GPU: `nvidia-smi -L` lists those there are, and a "
     "container must be started with access to them (docker run --gpus all)",
+    NOT_INITIALIZED: "this process was forked from one that used the GPU, which it cannot: start "
+    "processes with multiprocessing's `spawn`, or load programs after the fork",
     34: "libcuda.so.1 is the toolkit's stub and no driver: take the folder `stubs` off LD_LIBRARY_PATH",
     802: "the GPUs are not ready: start NVIDIA's fabric manager (systemctl start nvidia-fabricmanager)",
     803: "the NVIDIA driver's library and its kernel module are of different versions: restart the "
@@ -35,7 +44,7 @@ _REASONS = {
 def diagnose(path: str = LIBCUDA) -> str:
     """Why no GPU can be used here and what to do about it, in one sentence; "" if one can."""
     try:
-        found = driver(path)
+        return _fault(driver(path))
     except OSError as error:
         return _not_loaded(str(error))
     except CudaError as error:
@@ -45,6 +54,14 @@ def diagnose(path: str = LIBCUDA) -> str:
                 f"CUDA_VISIBLE_DEVICES is {hidden!r}, which leaves no GPU: set it to 0, or unset it"
             )
         return _REASONS.get(error.code, f"{error.what}: run `nvidia-smi`, and restart the machine")
+
+
+def _fault(found: Driver) -> str:
+    """What a driver that works lacks, or "".
+
+    Raises:
+        CudaError: it does not work after all.
+    """
     if found.version < OLDEST_DRIVER:
         named = ".".join(map(str, found.version))
         return f"the NVIDIA driver is too old, it knows CUDA {named}: {_UPDATE}"

@@ -22,7 +22,7 @@ FAKE = """
 #include <string.h>
 int cuInit(unsigned flags) { return INIT; }
 int cuDriverGetVersion(int *v) { *v = VERSION; return 0; }
-int cuDeviceGetCount(int *n) { *n = COUNT; return 0; }
+int cuDeviceGetCount(int *n) { *n = COUNT; return COUNT < 0 ? 3 : 0; }
 int cuDeviceGet(int *d, int n) { *d = n; return n < COUNT ? 0 : 101; }
 int cuDeviceGetName(char *s, int n, int d) { strcpy(s, "Toy GPU"); return 0; }
 int cuDeviceGetAttribute(int *v, int a, int d) { *v = a == 75 ? ARCH / 10 : ARCH % 10; return 0; }
@@ -141,6 +141,14 @@ def test_an_old_gpu(fake: Fake) -> None:
     assert diagnose(fake(arch=61)) == message
     assert diagnose(fake(arch=75)) == ""
     assert diagnose(fake(arch=121)) == ""
+
+
+def test_a_process_that_was_forked(fake: Fake) -> None:
+    """What the parent made ready is not, in the child."""
+    said = diagnose(fake(count=-1))
+    assert said.startswith(
+        "this process was forked from one that used the GPU, which it cannot: st"
+    )
 
 
 def test_no_gpu(fake: Fake) -> None:
