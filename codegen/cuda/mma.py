@@ -22,8 +22,6 @@ from qcompile.codegen.cuda.writer import WARP, CudaWriter, Grid, Here
 from qcompile.codegen.expr import Expr
 
 _PER_STEP = STEP // MMA
-_SUMS = 32 << 10  # registers of a processor for sums: half of all
-_LARGE = 64  # sums of a thread; with fewer, enough threads are there anyway
 
 
 @dataclass(frozen=True)
@@ -53,16 +51,8 @@ class Sums:
 def grid_of(matrix: Matrix, division: Division) -> Grid:
     """The blocks of a product."""
     tile = division.tile
-    blocks = -(-matrix.columns // tile.columns)
-    sums = tile.m * tile.n * 4
-    return Grid(
-        matrix.pixels,
-        tile.rows,
-        y=blocks * matrix.groups,
-        z=division.splits,
-        threads=tile.threads,
-        resident=_SUMS // (sums * tile.threads) if sums >= _LARGE else 1,
-    )
+    y = -(-matrix.columns // tile.columns) * matrix.groups
+    return Grid(matrix.pixels, tile.rows, y=y, z=division.splits, threads=tile.threads)
 
 
 def multiply(

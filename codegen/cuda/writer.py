@@ -41,7 +41,6 @@ class Grid:
             along x.
         y, z: blocks along the other axes.
         threads: of a block, a multiple of 32.
-        resident: blocks that a processor is to hold at once: threads get so few registers.
     """
 
     items: int
@@ -49,7 +48,6 @@ class Grid:
     y: int = 1
     z: int = 1
     threads: int = 128
-    resident: int = 1
 
 
 @dataclass(frozen=True)
@@ -239,7 +237,7 @@ class CudaWriter(Writer):
         order += [parameters[node] for node in group.results]
         order += self._scratch.values()
         codes = [
-            Code(_bounded(function_of(order, self.n, body), grid), grid, part.least, part.most)
+            Code(function_of(order, self.n, body), grid, part.least, part.most)
             for part, (body, grid) in zip(parts, bodies, strict=True)
         ]
         sizes = [elements * _itemsize(dtype) for dtype, elements in memory.values()]
@@ -269,13 +267,6 @@ def threads_of(grid: Grid, n: Expr) -> Iterator[Here]:
         tb.launch_thread("threadIdx.x", grid.threads) as thread,
     ):
         yield Here(x, y if grid.y > 1 else zero, z if grid.z > 1 else zero, thread)
-
-
-def _bounded(function: Any, grid: Grid) -> Any:
-    """With as few registers as `grid.resident` asks for."""
-    if grid.resident == 1:
-        return function
-    return function.with_attr("tirx.launch_bounds_min_blocks_per_sm", grid.resident)
 
 
 def _itemsize(dtype: str) -> int:
