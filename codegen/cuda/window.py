@@ -1,8 +1,8 @@
 """A window over each channel, on a GPU: a thread for one element of the result, or for some columns.
 
-Where windows overlap, neighbouring columns read the same elements, and all read the same weights: a
-thread that computes several columns loads those once, as the compiler sees. It takes a batch that is
-large enough to keep a GPU busy with fewer threads.
+Where windows overlap, neighbouring columns read the same elements and all read the same weights: a
+thread that computes several columns loads those once. It takes a batch that is large enough to keep
+a GPU busy with fewer threads.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -29,7 +29,6 @@ from qcompile.codegen.writer import Point
 _UNROLLED = 32  # taps that are written out
 _COLUMNS = 4  # of a thread, in large batches
 _BUSY = 1 << 17  # threads that keep any GPU busy
-Tap = Callable[[Expr, Sequence[Any]], None]  # of its number, and its index in each dimension
 
 
 def window(w: CudaWriter) -> CudaKernel | None:
@@ -38,17 +37,17 @@ def window(w: CudaWriter) -> CudaKernel | None:
         return None
     found, layout = window_of(w), w.layout(w.group.anchor)
     one, some = partial(_schedule, columns=1), partial(_schedule, columns=_COLUMNS)
-    if not w.layout(found.source).channels_last or not _overlap(found.geometry):
+    if not w.layout(found.source).channels_last or not _share(found.geometry):
         return w.kernel(Part(one))
     enough = -(-_BUSY * _COLUMNS // layout.size)
     alternatives = (Part(one, most=enough - 1),) if enough > 1 else ()
     return w.kernel(*alternatives, Part(some, least=enough))
 
 
-def _overlap(g: Geometry) -> bool:
-    """Whether windows of neighbouring columns have elements in common."""
-    stride, dilation = g.stride[-1], g.dilation[-1]
-    return stride % dilation == 0 and stride < dilation * g.kernel[-1]
+def _share(g: Geometry) -> bool:
+    """Whether windows of neighbouring columns have elements in common, and are narrow."""
+    stride, dilation, width = g.stride[-1], g.dilation[-1], g.kernel[-1]
+    return stride % dilation == 0 and stride < dilation * width and width <= _UNROLLED
 
 
 def _schedule(w: CudaWriter, columns: int) -> None:
@@ -56,14 +55,19 @@ def _schedule(w: CudaWriter, columns: int) -> None:
     *outer, width = layout.spatial
     steps = replace(layout, spatial=(*outer, -(-width // columns)))
     rows = not w.layout(found.source).channels_last
-    with each_place(w, steps, along_rows=rows) as (first, valid):
-        starts = [e.bind(first.spatial[-1] * columns + i) for i in range(columns)]
-        values = [_value(w, found) for _ in starts]
-        points = _take_all(found, first, starts, values, width)
-        for start, point, value in zip(starts, points, values, strict=True):
+    with each_place(w, steps, along_rows=rows) as (place, valid):
+        start = e.bind(place.spatial[-1] * columns)
+        values = [_value(w, found) for _ in range(columns)]
+        tile = _Tile(w, found, _in_column(place, start), width, values)
+        tile.take_all()
+        for i, value in enumerate(values):
             w.anchored = w.group.anchor
             w.anchor = lambda p, value=value: found.finish(value[0], p)
-            w.finish(point, tirx.all(valid, start < width) if width % columns else valid)
+            if not width % columns:
+                w.finish(_in_column(place, e.bind(start + i)), valid)
+                continue
+            column = e.bind(tirx.min(start + i, width - 1))
+            w.finish(_in_column(place, column), tirx.all(valid, start + i < width))
 
 
 def _value(w: CudaWriter, found: Window) -> Any:
@@ -73,78 +77,103 @@ def _value(w: CudaWriter, found: Window) -> Any:
     return value
 
 
-def _take_all(
-    found: Window, first: Point, starts: Sequence[Expr], values: Sequence[Any], width: int
-) -> list[Point]:
-    """Take all taps of neighbouring columns. Most windows lie inside: only others ask at each tap.
-
-    Returns:
-        the columns' points; of those beyond the last column, that one's.
-    """
-    geometry = found.geometry
-    points = [_in_column(first, start) for start in starts]
-    inside = geometry.wholly_inside(points[0].spatial)
-    if len(points) > 1:
-        inside += geometry.wholly_inside(points[-1].spatial)
-
-    def together() -> None:
-        def take(number: Expr, digits: Sequence[Any]) -> None:
-            for point, value in zip(points, values, strict=True):
-                _take(found, value, number, _source(geometry, point, digits))
-
-        _each_tap(geometry.kernel, take)
-
-    held = points
-    if width % len(points):
-        inside.append(starts[-1] < width)
-        held = [_in_column(first, e.bind(tirx.min(start, width - 1))) for start in starts]
-    if not inside:
-        together()
-        return held
-    with tb.If(tirx.all(*inside)):
-        with tb.Then():
-            together()
-        with tb.Else():
-            for point, value in zip(held, values, strict=True):
-                _take_inside(found, point, value)
-    return held
+def _set(value: Any, to: Expr) -> None:
+    tb.buffer_store(value, to, [e.const(0, "int32")])
 
 
 def _in_column(point: Point, column: Expr) -> Point:
     return replace(point, spatial=(*point.spatial[:-1], column))
 
 
-def _take_inside(found: Window, point: Point, value: Any) -> None:
-    """Take those taps of one window that lie inside."""
-    geometry = found.geometry
-    with tb.serial(math.prod(geometry.kernel)) as number:
-        digits = split(number, geometry.kernel)[1:]
-        source = _source(geometry, point, digits)
-        inside = geometry.inside(point.spatial, digits, digits)
-        with tb.If(tirx.all(*inside) if inside else e.const(True, "bool")):
+@dataclass
+class _Tile:
+    """Neighbouring columns of one row, while their taps are taken.
+
+    Attributes:
+        first: the first column's point in the result.
+        width: of the result's rows; the last columns may lie beyond it.
+        values: running values of the columns.
+    """
+
+    w: CudaWriter
+    found: Window
+    first: Point
+    width: int
+    values: Sequence[Any]
+
+    def take_all(self) -> None:
+        """Take all taps. Most tiles lie inside: only the others ask for each element."""
+        inside = self._wholly_inside()
+        if not inside:
+            self._each_line(partial(self._line, asks=False))
+            return
+        with tb.If(tirx.all(*inside)):
             with tb.Then():
-                _take(found, value, number, source)
-            if found.skip:
-                with tb.Else():
-                    _set(value, found.skip(value[0], number, source))
+                self._each_line(partial(self._line, asks=False))
+            with tb.Else():
+                self._each_line(partial(self._line, asks=True))
 
+    @property
+    def _overhangs(self) -> bool:
+        return self.width % len(self.values) > 0
 
-def _each_tap(kernel: Sequence[int], tap: Tap) -> None:
-    if math.prod(kernel) <= _UNROLLED:
-        for i, digits in enumerate(itertools.product(*(range(k) for k in kernel))):
-            tap(e.const(i, "int32"), digits)
-        return
-    with tb.serial(math.prod(kernel)) as number:
-        tap(number, split(number, kernel)[1:])
+    def _wholly_inside(self) -> list[Expr]:
+        """What must hold so that all columns, and all their taps, lie inside."""
+        last = self.first.spatial[-1] + (len(self.values) - 1)
+        found = self.found.geometry.wholly_inside(self.first.spatial)
+        if len(self.values) > 1:
+            found += self.found.geometry.wholly_inside((*self.first.spatial[:-1], last))
+        return [*found, last < self.width] if self._overhangs else found
 
+    def _each_line(self, line: Callable[[Any, Sequence[Any], int], None]) -> None:
+        """Call `line(number of its first tap, that tap's digits, taps)` for taps side by side."""
+        *outer, width = self.found.geometry.kernel
+        taps = width if width <= _UNROLLED else 1
+        lines = [*outer, width // taps]
+        if math.prod(lines) * taps <= _UNROLLED:
+            for i, digits in enumerate(itertools.product(*map(range, lines))):
+                line(i * taps, digits, taps)
+            return
+        with tb.serial(math.prod(lines)) as number:
+            line(number * taps, split(number, lines)[1:], taps)
 
-def _source(geometry: Geometry, point: Point, digits: Sequence[Any]) -> Point:
-    return replace(point, spatial=geometry.place(point.spatial, digits))
+    def _line(self, number: Any, digits: Sequence[Any], taps: int, *, asks: bool) -> None:
+        """Take taps side by side, of all columns; each element is read once."""
+        g = self.found.geometry
+        elements: dict[int, tuple[Expr, Point, Expr | None]] = {}
+        for (i, value), k in itertools.product(enumerate(self.values), range(taps)):
+            at = i * g.stride[-1] + k * g.dilation[-1]
+            if at not in elements:
+                elements[at] = self._element(digits, at, asks)
+            x, point, inside = elements[at]
+            tap = e.const(number + k, "int32") if isinstance(number, int) else number + k
+            taken = self.found.take(value[0], tap, x, point)
+            if inside is not None:
+                skip = self.found.skip
+                taken = e.select(inside, taken, skip(value[0], tap, point) if skip else value[0])
+            _set(value, taken)
 
+    def _element(
+        self, digits: Sequence[Any], at: int, asks: bool
+    ) -> tuple[Expr, Point, Expr | None]:
+        """The element `at` places after the first column's first tap, and whether it lies inside."""
+        g = self.found.geometry
+        *outer, column = g.place(self.first.spatial, digits)
+        point = replace(self.first, spatial=(*outer, column + at))
+        x = self.w.read(self.found.source, point)
+        conditions = self._conditions(point) if asks else []
+        if not conditions:
+            return e.keep(x), point, None
+        inside = e.keep(tirx.all(*conditions))
+        zero = e.const(0, e.dtype(x))
+        return e.keep(tirx.if_then_else(inside, x, zero)), point, inside
 
-def _take(found: Window, value: Any, number: Expr, source: Point) -> None:
-    _set(value, found.take(value[0], number, source))
-
-
-def _set(value: Any, to: Expr) -> None:
-    tb.buffer_store(value, to, [e.const(0, "int32")])
+    def _conditions(self, source: Point) -> list[Expr]:
+        """What must hold so that a point lies inside of the source."""
+        g = self.found.geometry
+        found = []
+        for d, (at, size) in enumerate(zip(source.spatial, g.inputs, strict=True)):
+            beyond = d == len(g.inputs) - 1 and self._overhangs
+            found += [at >= 0] if g.padding[2 * d] > 0 else []
+            found += [at < size] if g.padding[2 * d + 1] > 0 or beyond else []
+        return found

@@ -72,16 +72,17 @@ class Window:
     Attributes:
         start: the value before the first tap.
         element: dtype of the running value.
-        take: (value so far, tap's number, point in the source) to the value after.
+        take: (value so far, tap's number, element, its point in the source) to the value after.
         finish: (last value, point in the result) to the result.
-        skip: what a tap beyond the border does instead, or None for nothing.
+        skip: (value so far, tap's number, point) to the value after a tap beyond the border; None: it
+            stays as it is.
     """
 
     source: Node
     geometry: Geometry
     start: float
     element: str
-    take: Callable[[Expr, Expr, Point], Expr]
+    take: Callable[[Expr, Expr, Expr, Point], Expr]
     finish: Callable[[Expr, Point], Expr]
     skip: Callable[[Expr, Expr, Point], Expr] | None = None
 
@@ -113,8 +114,8 @@ def _max_pool(w: Writer, node: Node) -> Window:
     source, dilation = arguments(node)[0], arguments(node)[4]
     larger = e.larger if is_finite(w, source) else e.maximum
 
-    def take(value: Expr, _: Expr, p: Point) -> Expr:
-        return larger(value, w.read(source, p))
+    def take(value: Expr, _: Expr, x: Expr, __: Point) -> Expr:
+        return larger(value, x)
 
     geometry = _geometry(w, node, dilation)
     return Window(source, geometry, -math.inf, "float32", take, lambda value, _: value)
@@ -126,8 +127,8 @@ def _avg_pool(w: Writer, node: Node) -> Window:
     divisor = override[0] if override else None  # avg_pool1d has none
     padded = sizes(before, len(g.kernel))
 
-    def take(value: Expr, _: Expr, p: Point) -> Expr:
-        return value + w.read(source, p)
+    def take(value: Expr, _: Expr, x: Expr, __: Point) -> Expr:
+        return value + x
 
     def finish(value: Expr, p: Point) -> Expr:
         if divisor:
@@ -176,8 +177,8 @@ def _depthwise(w: Writer, node: Node) -> Window:
     def weights(number: Expr, p: Point) -> Expr:
         return weight[number * c.groups + p.channels]
 
-    def take(value: Expr, number: Expr, p: Point) -> Expr:
-        x = e.cast(w.read(c.source, p), element)
+    def take(value: Expr, number: Expr, x: Expr, p: Point) -> Expr:
+        x = e.cast(x, element)
         centred = x - e.const(zero, element) if zero else x
         return value + centred * weights(number, p)
 
@@ -201,7 +202,7 @@ def _bit_maxpool(w: Writer, node: Node) -> Window:
     def flipped(value: Expr, p: Point) -> Expr:
         return value ^ w.constant(mask, p.channels)
 
-    def take(value: Expr, _: Expr, p: Point) -> Expr:
-        return value & flipped(w.read(bits, p), p)
+    def take(value: Expr, _: Expr, x: Expr, p: Point) -> Expr:
+        return value & flipped(x, p)
 
     return Window(bits, geometry, -1, "int32", take, flipped)

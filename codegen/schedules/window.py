@@ -50,7 +50,7 @@ def _pixel(
 
     def take(number: Expr, digits: Sequence[Any]) -> None:
         point = Point(n, geometry.place(at, digits), first, lanes)
-        value.set(window.take(value.value, number, point))
+        value.set(window.take(value.value, number, w.read(window.source, point), point))
 
     def every() -> None:
         if math.prod(kernel) <= _UNROLLED:
