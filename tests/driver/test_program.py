@@ -240,7 +240,7 @@ def test_default_threads_follow_the_environment(
 def test_a_workspace_goes_with_its_thread(affine: Program) -> None:
     def call() -> Any:
         affine(samples(4))
-        return weakref.ref(affine.library()._own.memory.base)
+        return weakref.ref(library_of(affine)._own.memory.base)
 
     memory = in_thread(call)
     gc.collect()
@@ -249,9 +249,15 @@ def test_a_workspace_goes_with_its_thread(affine: Program) -> None:
 
 def test_a_workspace_is_kept_for_any_batch(affine: Program) -> None:
     affine(samples(1))
-    before = affine.library().workspace(1)
+    before = library_of(affine).workspace(1)
     affine(samples(64))
-    assert affine.library().workspace(1) == before
+    assert library_of(affine).workspace(1) == before
+
+
+def library_of(program: Program) -> runtime.Library:
+    library = program.library()
+    assert isinstance(library, runtime.Library)
+    return library
 
 
 def test_a_call_leaves_the_callers_affinity_alone(affine: Program) -> None:
