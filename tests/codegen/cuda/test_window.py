@@ -10,6 +10,7 @@ import pytest
 import torch
 from compiling import Case
 from emulated_gpu import needs_emulator
+from pool_cases import NEAR, one
 from running import check
 from torch import Tensor
 
@@ -40,6 +41,18 @@ def test_pools(columns: str) -> None:
         pool_cases.nan_at_each_tap(),
     ]
     check(cases)
+
+
+def test_large_windows(columns: str) -> None:
+    """Lines of taps in a loop; of more than 32 taps, each by itself."""
+    pool, average = aten.max_pool2d.default, aten.avg_pool1d.default
+    cases = [
+        Case(one(pool, [6, 7], [1, 2], [3, 3]), [(33, 11, 14)]),
+        Case(one(aten.max_pool1d.default, [40], [1], [20]), [(5, 57)]),
+        Case(one(average, [35], [35]), [(5, 70)], tolerance=NEAR),
+        Case(one(average, [33], [2], [16]), [(5, 70)], tolerance=NEAR),
+    ]
+    check(pool_cases.between(cases))
 
 
 def integers(low: int, high: int, *shape: int, seed: int) -> Tensor:
