@@ -13,6 +13,8 @@ from torch.fx import GraphModule
 
 from qcompile import api, model_file, report, tuning_search, weights
 from qcompile.calibration import calibrate, constant_note, knows_ranges, needs_calibration
+from qcompile.codegen.cuda import nvcc
+from qcompile.codegen.cuda.gpu import architectures_of
 from qcompile.codegen.linker import find_linker
 from qcompile.codegen.machine import machine_of
 from qcompile.dump import Dump, make_folder
@@ -162,6 +164,9 @@ def check(job: Job, file: ModelFile, output: Path | None) -> None:
         raise QCompileError("--save-weights: no float network is trained here")
     for target in processors(job.targets):
         find_linker(machine_of(target).family)
+    for target in job.targets:
+        if target.is_gpu:
+            nvcc.check(*architectures_of(target))
     if job.tuning is not None:
         tuning_search.check(job.targets, job.tuning)
     try:

@@ -33,7 +33,7 @@ SHORT, LONG = 0.5, 3.0  # seconds that each rival's calls are timed, without and
 BATCHES = (1, 64)
 # The GPUs that are emulated, the most telling first: each computes products of bits in another way.
 EMULATED = (80, 90, 75, 100)
-EMULATION_SECONDS = 20.0  # that emulation may take; one sample on one GPU is always emulated
+EMULATION_SECONDS = 60.0  # that emulation may take; one sample on one GPU is always emulated
 EMULATED_SAMPLES = 16  # or more, where kernels are for larger batches
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from qcompile.codegen.cuda.nvcc import GENERATIONS
 from qcompile.codegen.cuda.source import cuda_target
 from qcompile.codegen.machine import Machine
 from qcompile.ir.target import Target
@@ -32,5 +33,4 @@ def architectures_of(target: Target) -> tuple[tuple[int, ...], int]:
     """The architectures that machine code is compiled for, and the one of the PTX."""
     if target.arch is None:
         return ARCHITECTURES, PTX
-    number = int(target.arch.removeprefix("sm_"))
-    return (number,), number
+    return (target.number,), max(base for base in GENERATIONS if base <= target.number)

@@ -70,6 +70,16 @@ def fatbin(source: str, arches: Sequence[int], ptx: int | None = None) -> bytes:
     return _compile(source, "fatbin", _codes(arches, ptx))
 
 
+def check(arches: Sequence[int], ptx: int | None = None) -> None:
+    """See that nvcc, where there is one, makes code for these.
+
+    Raises:
+        QCompileError: it does not.
+    """
+    if find_nvcc():
+        _codes(arches, ptx)
+
+
 def cubin(source: str, arch: int) -> bytes:
     """Machine code for one architecture, as an ELF file.
 

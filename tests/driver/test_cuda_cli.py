@@ -15,7 +15,7 @@ from torch.fx import GraphModule
 import qcompile
 from qcompile import cli, emulator, trial
 from qcompile.codegen.built import Built
-from qcompile.codegen.cuda import build
+from qcompile.codegen.cuda import build, nvcc
 from qcompile.cuda import diagnosis
 from qcompile.cuda.launches import Launch
 from qcompile.ir.target import Target
@@ -144,6 +144,19 @@ def test_a_program_that_is_wrong_is_not_written(
     assert not Path("net.qcp").exists()
 
 
+def test_an_old_nvcc_is_refused_before_training(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("net.py").write_text(MODEL + "    raise AssertionError", encoding="utf-8")
+    monkeypatch.setattr(nvcc, "find_nvcc", lambda: "nvcc")
+    monkeypatch.setattr(nvcc, "_about", lambda _: ((12, 4), (75, 80, 86, 89, 90)))
+    assert cli.main(["net.py", "--target", "cuda"]) == cli.REFUSED
+    err = said(capsys.readouterr().err)
+    assert "nvcc 12.4 does not know sm_100, sm_120" in err
+    assert 'target="cuda:sm_86"' in err
+    assert cli.main(["net.py", "--target", "cuda,cuda:sm_121"]) == cli.REFUSED
+
+
 def test_what_is_for_processors_is_refused_before_training(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -269,5 +282,5 @@ def test_inspect_names_the_machine_code(
     words = ["--target", "cuda", "--arch", "sm_86", "--no-verify", "-o", "net.qcp"]
     ran(capsys, "net.py", *words)
     out, _ = ran(capsys, "inspect", "net.qcp")
-    assert "of machine code for sm_86 and, as PTX (compute_86), newer ones" in out
+    assert "of machine code for sm_86 and, as PTX (compute_80), newer ones" in out
     assert "no nvcc" not in out

@@ -91,7 +91,7 @@ def test_one_architecture_or_all() -> None:
     graph = _case().graph()
     every, one = (generate(graph, Target("cuda", arch)) for arch in (None, "sm_86"))
     assert (every.arch, one.arch) == ("cuda", "sm_86")
-    assert set(one.features) <= {"sm_86", "compute_86"}
+    assert set(one.features) <= {"sm_86", "compute_80"}
     same = {f.name: getattr(one, f.name) for f in dataclasses.fields(Built)}
     assert same["source"] == every.source
     assert same["launches"] == every.launches
