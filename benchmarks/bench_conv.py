@@ -110,7 +110,7 @@ def isa_of(target: str, available: Sequence[str]) -> str | None:
     return named if named in available else None
 
 
-class _Layers(nn.Sequential):
+class Layers(nn.Sequential):
     """Equal convolutions, each with a ReLU, that keep the size of the values."""
 
     def __init__(self, shape: Shape, count: int) -> None:
@@ -125,7 +125,7 @@ class _Layers(nn.Sequential):
 
 def chains(shape: Shape, count: int, targets: Sequence[str], threads: int) -> list[Entrant]:
     """All entrants for a chain of so many layers."""
-    model = _Layers(shape, count).eval()
+    model = Layers(shape, count).eval()
     calibration = [torch.rand(1, shape.channels, shape.size, shape.size)]
     return [
         *(Entrant(ours(t), partial(_program, shape, count, t, threads)) for t in targets),
@@ -251,7 +251,8 @@ def split_sheet(measured: Sequence[Measurement]) -> Sheet:
     return Sheet("the parts of a layer as kernels of their own", columns, tuple(rows))
 
 
-def _shapes(text: str) -> list[Shape]:
+def shapes(text: str) -> list[Shape]:
+    """An option such as 64x56,128x28."""
     return [Shape(*(int(n) for n in part.split("x"))) for part in text.split(",")]
 
 
@@ -261,7 +262,7 @@ def options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--targets", type=lambda text: text.split(","), default=list(TARGETS))
-    parser.add_argument("--shapes", type=_shapes, default=list(SHAPES), help="as in 64x56,128x28")
+    parser.add_argument("--shapes", type=shapes, default=list(SHAPES), help="as in 64x56,128x28")
     parser.add_argument("--seconds", type=float, default=1.0, help="for each chain of a table")
     parser.add_argument("--clock", choices=timed_rows.CLOCKS, default="wall")
     parser.add_argument("--json", type=Path)

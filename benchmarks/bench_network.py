@@ -165,7 +165,7 @@ def sheet(result: dict[str, Any], one_thread: dict[str, float]) -> Sheet:
         if scaling:
             alone = one_thread.get(row["name"])
             cells.append(number(alone / row["ms"] if alone and row["ms"] else None))
-        rows.append((*cells, row["reason"] or _note(row)))
+        rows.append((*cells, row["reason"] or note(row)))
     plural = "s" if scaling else ""
     title = f"{result['network']}, batch {result['batch']}, {result['threads']} thread{plural}"
     return Sheet(f"{title} ({result['target']})", (*columns, "note"), tuple(rows))
@@ -175,16 +175,19 @@ def _ms(value: float | None) -> str:
     return milliseconds(None if value is None else value / 1e3)
 
 
-def _note(row: dict[str, Any]) -> str:
+def note(row: dict[str, Any]) -> str:
+    """What a reader should know of a row."""
     unsteady = f"unsteady, {row['spread']:.1f} times" if row["spread"] > 1.5 else ""
     return "; ".join(part for part in (row["note"], unsteady) if part)
 
 
-def _numbers(text: str) -> list[int]:
+def numbers(text: str) -> list[int]:
+    """An option such as 1,2."""
     return [int(part) for part in text.split(",")]
 
 
-def _names(text: str) -> list[str]:
+def network_names(text: str) -> list[str]:
+    """An option such as lenet,resnet18."""
     names = text.split(",")
     unknown = [name for name in names if name not in NETWORKS]
     if unknown:
@@ -195,9 +198,9 @@ def _names(text: str) -> list[str]:
 def options(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--threads", type=_numbers, default=[1], help="as in 1,2")
-    parser.add_argument("--batch", type=_numbers, help="default: 1, and 64 of LeNet")
-    parser.add_argument("--networks", type=_names, default=list(NETWORKS))
+    parser.add_argument("--threads", type=numbers, default=[1], help="as in 1,2")
+    parser.add_argument("--batch", type=numbers, help="default: 1, and 64 of LeNet")
+    parser.add_argument("--networks", type=network_names, default=list(NETWORKS))
     parser.add_argument("--target", default="cpu", help="what qcompile compiles for")
     parser.add_argument("--seconds", type=float, default=3.0, help="for each entrant of a table")
     parser.add_argument("--clock", choices=timed_rows.CLOCKS, default="wall")

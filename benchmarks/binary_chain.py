@@ -100,10 +100,14 @@ class _Split(nn.Module):
         return self.layer.packed(acc)
 
 
-def chain(shape: Shape, count: int, x: Tensor, target: str) -> Program:
-    """So many convolutions after one another; the input is float, packed by the first kernel."""
+def chain(shape: Shape, count: int, x: Tensor, target: str, emulate: int | None = None) -> Program:
+    """So many convolutions after one another; the input is float, packed by the first kernel.
+
+    Args:
+        emulate: the GPU that the CPU is to emulate, as 80 for sm_80.
+    """
     torch.manual_seed(count)
-    return _program(_Chain(shape, count), x, target)
+    return _program(_Chain(shape, count), x, target, emulate)
 
 
 def split(shape: Shape, x: Tensor, target: str) -> Program:
@@ -112,7 +116,7 @@ def split(shape: Shape, x: Tensor, target: str) -> Program:
     return _program(_Split(shape), x, target)
 
 
-def _program(model: nn.Module, x: Tensor, target: str) -> Program:
+def _program(model: nn.Module, x: Tensor, target: str, emulate: int | None = None) -> Program:
     """Compile a graph of the dialect, and compare its result with the graph's.
 
     Raises:
@@ -123,6 +127,8 @@ def _program(model: nn.Module, x: Tensor, target: str) -> Program:
     verify(gm)
     with unavailable_if(QCompileError):
         program = build_program(gm, gm, Target.parse(target), ())
+        if emulate is not None:
+            program = program.emulated(emulate)
         got = program(x)
     pairs = zip(_tuple(got), _tuple(gm(x)), strict=True)
     if not all(torch.equal(a, b) for a, b in pairs):
