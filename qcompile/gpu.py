@@ -140,6 +140,8 @@ class Gpu:
         return 0 if self._machine.emulated else current_device()
 
     def _library(self, device: int) -> GpuLibrary:
+        if (found := self._libraries.get(device)) is not None:
+            return found
         with self._lock:
             if device not in self._libraries:
                 context = self._machine.context(device)
