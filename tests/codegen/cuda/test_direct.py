@@ -11,11 +11,12 @@ import torch
 from compiling import Case
 from emulated_gpu import needs_emulator
 from random_layers import Binary, Family, Float, Integer, Layer, Slide, WeightOnly
-from running import check
-from small_nets import levels
+from running import check, emulated
+from small_nets import levels, normal
 from torch import Tensor
 
 from qcompile.codegen.cuda import rules
+from qcompile.codegen.cuda.build import generate
 from qcompile.codegen.cuda.direct import product_of
 from qcompile.codegen.cuda.elements import elements
 from qcompile.codegen.cuda.products import Product
@@ -23,6 +24,8 @@ from qcompile.codegen.cuda.tiled import Tile, tiled
 from qcompile.codegen.cuda.vectors import vectors
 from qcompile.codegen.cuda.writer import CudaKernel, CudaWriter, Part
 from qcompile.codegen.groups import CONTRACTIONS
+from qcompile.ir.stages import aten, dialect
+from qcompile.ir.target import Target
 
 pytestmark = needs_emulator
 
@@ -121,3 +124,23 @@ def test_convolutions(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_products_with_whole_samples(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     by(monkeypatch, OF_PRODUCTS[way])
     check(cases(PRODUCTS), (1, 5))
+
+
+@pytest.mark.parametrize("way", OF_PRODUCTS)
+def test_an_infinity_stays_in_its_sample(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What fills a row of weights meets no neighbour's activations: 0 times infinity is NaN."""
+    by(monkeypatch, OF_PRODUCTS[way])
+    odd = 2 * levels(-8, 7, 7, 37, seed=1) + 1
+    weights = {"a": levels(-1, 1, 7, 37), "b": odd, "c": normal(7, 37)}
+
+    def function(x: Tensor, a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, ...]:
+        linear = dialect.weight_only_linear.default
+        return linear(x, a), linear(x, b), aten.linear.default(x, c)
+
+    gm = Case(function, [(37,)], weights).graph()
+    run = emulated(gm, generate(gm, Target("cuda")))
+    x = torch.ones(3, 37)
+    x[1] = torch.inf
+    for got, wanted in zip(run([x]), gm(x), strict=True):
+        assert wanted[::2].isfinite().all()
+        torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-4, equal_nan=True)
