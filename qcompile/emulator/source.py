@@ -12,7 +12,8 @@ from qcompile.errors import QCompileError
 
 _COMMENT_OR_STRING = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:[^"\\\n]|\\.)*"', re.DOTALL)
 _KERNEL = re.compile(
-    r'extern\s+" "\s+__global__\s+void\s+(?:__launch_bounds__\s*\((?P<bounds>[^()]*)\)\s*)?(?P<name>\w+)\s*\('
+    r'extern\s+" "\s+__global__\s+void\s+'
+    r"(?:__launch_bounds__\s*\((?P<bounds>[^()]*)\)\s*)?(?P<name>\w+)\s*\("
 )
 _SHARED = re.compile(r"\b__shared__\s+(?P<declaration>[^;]*);")
 _DECLARATOR = re.compile(

@@ -6,7 +6,9 @@
 #include <atomic>
 #include <memory>
 #include <mutex>
+#include <system_error>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "faults.hpp"
@@ -50,24 +52,39 @@ class Grid {
   Failure run() {
     const Faults faults;
     std::vector<std::thread> others;
-    for (unsigned i = 1; i < workers_; i++) others.emplace_back([this] { work(); });
+    try {
+      for (unsigned i = 1; i < workers_; i++) others.emplace_back([this] { work(); });
+    } catch (const std::system_error &) {
+      // The machine gives no more threads: those that there are do the work.
+    }
     work();
     for (std::thread &other : others) other.join();
     return failure_;
   }
 
  private:
-  static constexpr unsigned IEEE =
-      0x1F80;  // SSE's state: no exceptions, to nearest, denormals kept
+  // SSE's state: no exceptions, to nearest, denormals kept.
+  static constexpr unsigned IEEE = 0x1F80;
 
   void work() {
+    try {
+      work_on(RunnerPool::get().take());
+    } catch (const std::bad_alloc &) {
+      fail({CUDA_ERROR_OUT_OF_MEMORY, "the machine has no memory left for a block's threads"});
+    }
+  }
+
+  void fail(Failure failure) {
+    if (!failed_.exchange(true)) failure_ = std::move(failure);
+  }
+
+  void work_on(std::unique_ptr<Runner> runner) {
     const SignalStack stack;
-    std::unique_ptr<Runner> runner = RunnerPool::get().take();
     const unsigned before = _mm_getcsr();
     _mm_setcsr(IEEE);
     for (unsigned long i; !failed_ && (i = next_++) < blocks_;) {
       Failure failure = runner->run(launch_, place(launch_.order & REVERSED ? blocks_ - 1 - i : i));
-      if (failure.code && !failed_.exchange(true)) failure_ = std::move(failure);
+      if (failure.code) fail(std::move(failure));
     }
     _mm_setcsr(before);
     RunnerPool::get().give_back(std::move(runner));
