@@ -25,6 +25,7 @@ _TRAFFIC = 1000  # bytes that all processors together read or write in a cycle
 _SPLITS = (1, 2, 3, 4, 6, 8, 12, 16)
 _PARTIAL = 1 << 19  # bytes of a sample's partial sums, at most
 _MANY = 64  # samples of a large batch
+_MOST = 256  # of a small one
 
 
 @dataclass(frozen=True)
@@ -138,11 +139,12 @@ def divisions(matrix: Matrix, *, packs: bool) -> tuple[Division, Division, int]:
         the same twice, and 0, where one is as good for all.
     """
     estimates = [_Estimate(matrix, one) for one in _divisions(matrix, packs=packs)]
-    large = min(estimates, key=lambda one: one.time(_MANY) + (one.division.splits > 1) * _LAUNCH)
+    whole = (one for one in estimates if one.division.splits == 1)
+    large = min(whole, key=lambda one: one.time(_MANY))
     small = min(estimates, key=lambda one: one.time(1))
     if 5 * small.time(1) > 4 * large.time(1):
         return large.division, large.division, 0
     most = 1
-    while most < _MANY and small.time(2 * most) <= large.time(2 * most):
+    while most < _MOST and small.time(2 * most) <= large.time(2 * most):
         most *= 2
     return small.division, large.division, most
