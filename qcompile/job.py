@@ -79,6 +79,10 @@ def run(job: Job, out: Console, err: Console) -> bool:
     job = _with_mode(job, file)
     output = job.output or Path(f"{file.name}-{_bits(job.recipe)}{SUFFIX}")
     check(job, file, output)
+    if job.kernels and any(target.is_gpu for target in job.targets):
+        steps.note(
+            "--kernel is for the processors' code; a layer that it keeps in bytes is in bytes on the GPU too."
+        )
     dump = Dump(job.dump_dir, out.print if job.print_after_each else None)
 
     train_float(job, file, steps)

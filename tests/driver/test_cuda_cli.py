@@ -91,7 +91,9 @@ def test_it_ends_verified_by_emulation_and_says_exactly_that(
 
 @needs_it
 def test_a_file_for_both_runs_here_and_is_timed_here(capsys: pytest.CaptureFixture[str]) -> None:
-    out, err = ran(capsys, "net.py", "--target", "cpu,cuda:sm_86", "-o", "net.qcp")
+    words = ["--target", "cpu,cuda:sm_86", "--kernel", "2=int8", "-o", "net.qcp"]
+    out, err = ran(capsys, "net.py", *words)
+    assert "--kernel is for the processors' code" in err
     program = qcompile.load("net.qcp")
     assert program.variant.machine != "cuda"
     assert f"verified as {program.variant.arch}: 2 samples" in out
