@@ -159,3 +159,18 @@ def _boxed(value: Any) -> Any:
     if isinstance(value, float):
         return ctypes.c_float(value)
     return c_int(value) if isinstance(value, int) else value
+
+
+def refused(name: str, *arguments: Any) -> int:
+    """The code with which a call fails; it says why."""
+    with pytest.raises(CudaFailure) as failure:
+        gpu()(name, *arguments)
+    assert failure.value.message
+    return failure.value.code
+
+
+def number(name: str, *arguments: Any) -> int:
+    """What a function gives that takes a pointer to an int first."""
+    found = c_int()
+    gpu()(name, byref(found), *arguments)
+    return found.value
