@@ -18,7 +18,7 @@ from running import emulated
 from torch.fx import GraphModule
 
 from qcompile.codegen.built import Built
-from qcompile.codegen.cuda import nvcc, tensor_cores
+from qcompile.codegen.cuda import tensor_cores
 from qcompile.codegen.cuda.build import generate
 from qcompile.codegen.cuda.matrices import Matrix
 from qcompile.codegen.cuda.tiles import TILES, Division
@@ -126,15 +126,3 @@ def _check(families: Sequence[Family], arch: int) -> None:
     with divided(len(str(families))):
         built = generate(gm, Target("cuda"))
     compare(cases, emulated(gm, built, arch, order=1), (1, 3))
-
-
-@pytest.mark.skipif(not nvcc.find_nvcc(), reason="nvcc is needed")
-def test_every_architecture_has_machine_code_for_them() -> None:
-    same, large = GEOMETRIES[0], ((7, 7), (2, 2), (3, 3, 3, 3), (1, 1))
-    cases = [
-        xnor_conv(256, 256, *same, tail="pack", size=(14, 14)),
-        int_conv(3, 64, *large, zero_point=114, size=(32, 32)),
-        int_conv(64, 64, *same, source="int8", size=(14, 14)),
-    ]
-    source = generate(joined(cases), Target("cuda")).source
-    assert nvcc.fatbin(source, nvcc.known_architectures())
