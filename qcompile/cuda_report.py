@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from qcompile.program_file import Archive
 from qcompile.program_info import CUDA, KernelInfo, Variant
 from qcompile.static.bound import Bound, Job, bound
 from qcompile.static.gpus import Gpu, gpu_of
-from qcompile.static.sass import functions
+from qcompile.static.sass import functions, pointers_read
 from qcompile.static.tools import disassembled, extracted, resources
 
 if TYPE_CHECKING:
@@ -49,14 +49,13 @@ class Row:
     def cells(self) -> tuple[str, ...]:
         """In the order of COLUMNS."""
         found, job = self.bound, self.job
-        spills = f"{found.spills}" if found.spills else "0"
         return (
             self.kernel.layer,
             " ".join(filter(None, (self.kernel.kind, self.kernel.method))),
             "x".join(str(size) for size in job.grid if size > 1) or "1",
             str(job.threads),
             str(found.resources.registers),
-            spills,
+            str(found.spills),
             f"{found.resources.shared:,}",
             f"{found.occupancy.share:.0%}",
             found.limit + ("" if found.exact else ", loops of unknown length"),
@@ -157,8 +156,10 @@ def report(archive: Archive, arch: str | None = None, samples: int = 1) -> Repor
     rows = []
     for launch in variant.launches:
         if launch.runs(samples):
-            job = _job(launch, samples, sizes.read_or_written(launch, samples))
-            found = bound(kernels[launch.symbol], taken[launch.symbol], job, gpu)
+            kernel = kernels[launch.symbol]
+            used = pointers_read(kernel, number, len(launch.arguments))
+            job = _job(launch, samples, sizes.moved(launch, used, samples))
+            found = bound(kernel, taken[launch.symbol], job, gpu)
             rows.append(Row(variant.kernels[launch.kernel], launch, job, found))
     return Report(archive.info.model, gpu, samples, tuple(rows))
 
@@ -244,11 +245,11 @@ class _Sizes:
         starts = places(constants)
         return _Sizes(inputs, outputs, tuple(stored), dict(zip(starts, constants, strict=False)))
 
-    def read_or_written(self, launch: Launch, samples: int) -> int:
-        """Bytes that a launch has to move, each once; what only lies between launches of a kernel is
-        left out."""
+    def moved(self, launch: Launch, used: Iterable[int], samples: int) -> int:
+        """Bytes that a launch has to read or write, each once: those of the arguments that it uses;
+        what lies between launches of a kernel is left out."""
         total = 0
-        for argument in launch.arguments:
+        for argument in (launch.arguments[number] for number in used):
             if argument.kind == "constants":
                 total += self.constants.get(argument.at, 0)
             elif argument.kind == "workspace":

@@ -15,6 +15,8 @@ from functools import cached_property
 _SECTION = re.compile(r"\.text\.(\S+):")
 _LABEL = re.compile(r"([.$\w]\S*):")
 _LINE = re.compile(r"\s+/\*[0-9a-f]+\*/\s+(?:@(!?U?P[T\d]+)\s+)?([A-Z][\w.]*)\s*(.*?)\s*;")
+_CONSTANT = re.compile(r"c\[0x0\]\[(0x[0-9a-f]+)\]")
+_POINTER, _WORD = 8, 4  # bytes
 _TARGET = re.compile(r"`\((\S+?)\)")
 
 
@@ -97,6 +99,22 @@ class Function:
         """What a loop consists of."""
         own = self.instructions[loop.first : loop.last + 1]
         return tuple(one for one in own if not one.never)
+
+
+def parameters_at(arch: int) -> int:
+    """Where the parameters of a kernel lie among its constants."""
+    return 0x160 if arch < 90 else 0x210 if arch < 100 else 0x380
+
+
+def pointers_read(function: Function, arch: int, count: int) -> set[int]:
+    """The numbers of those of a kernel's first parameters, pointers all of them, that it uses."""
+    found: set[int] = set()
+    for one in function.instructions:
+        for place in _CONSTANT.findall(" ".join(one.operands)):
+            width = next((int(m) // 8 for m in one.modifiers if m in ("64", "128")), 4)
+            first = int(place, 16) - parameters_at(arch)
+            found |= {at // _POINTER for at in range(first, first + width, _WORD)}
+    return {number for number in found if 0 <= number < count}
 
 
 def functions(text: str) -> dict[str, Function]:

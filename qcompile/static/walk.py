@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 
-from qcompile.static.sass import Function, Instruction
+from qcompile.static.sass import Function, Instruction, parameters_at
 from qcompile.static.values import State, execute, predicate, read, written
 
 STEPS = 1_000_000
@@ -43,7 +43,7 @@ class Place:
 
     def state(self, arch: int) -> State:
         """What is known at the start."""
-        base = 0x160 if arch < 90 else 0x210 if arch < 100 else 0x380
+        base = parameters_at(arch)
         known: State = {f"c[0x0][{base + self.parameters:#x}]": self.samples}
         known |= {"SR_TID.X": self.thread, "SR_TID.Y": 0, "SR_TID.Z": 0}
         known |= {"SR_LANEID": self.thread % 32}

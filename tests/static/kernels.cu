@@ -85,3 +85,7 @@ extern "C" __global__ void spilling(const int *a, int *c, int n) {
   for (int k = 0; k < 10; ++k) local[a[k] & 63] += local[a[k + 1] & 63];
   c[threadIdx.x] = local[a[5] & 63];
 }
+
+extern "C" __global__ void unused(const int *a, const int *b, const int *c, int *d, int n) {
+  d[threadIdx.x] = a[threadIdx.x] + n;
+}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sass_kernels import ARCHITECTURES, compiled, needs_disassembler
 
-from qcompile.static.sass import Function, Instruction, Loop, functions
+from qcompile.static.sass import Function, Instruction, Loop, functions, pointers_read
 from qcompile.static.walk import STEPS, Place, Walk, Walker
 
 pytestmark = needs_disassembler
@@ -124,3 +124,10 @@ def test_a_walk_that_does_not_end() -> None:
 
 def test_a_kernel_without_instructions() -> None:
     assert Walker(Function("none", ()), 80).walk(Place()).counts == {}
+
+
+@each_architecture
+def test_pointers_that_a_kernel_uses(arch: int) -> None:
+    functions_of = compiled(arch)[0]
+    assert pointers_read(functions_of["words"], arch, 3) == {0, 1, 2}
+    assert pointers_read(functions_of["unused"], arch, 4) == {0, 3}
