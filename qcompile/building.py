@@ -13,6 +13,7 @@ import qcompile
 from qcompile.codegen.build import Choose, build, by_default
 from qcompile.codegen.built import Built
 from qcompile.codegen.built import KernelInfo as BuiltKernel
+from qcompile.codegen.cuda.gpu import ARCHITECTURES
 from qcompile.codegen.cuda.nvcc import nvcc_version
 from qcompile.fingerprint import fingerprint
 from qcompile.ir.graph import TensorSpec, calls, spec
@@ -39,6 +40,10 @@ _SOURCE_ALONE = (
     "There is no nvcc here, so the file holds CUDA source alone, and NVRTC compiles it where the "
     "program is loaded: pip install nvidia-cuda-nvrtc on that machine. Or install nvcc here "
     '(pip install "qcompile[cuda]") and compile again: then the file holds machine code.'
+)
+_OLD_NVCC = (
+    "This nvcc makes no machine code for {}: drivers of such GPUs compile the file's PTX ({}), "
+    "whose tensor-core instructions may be emulated there. A newer nvcc makes code for them."
 )
 # What multiplies a layer's weights, the most telling first: a layer may hold float ones as well.
 _PRODUCTS = (
@@ -90,9 +95,16 @@ def build_program(
 
 
 def _source_notes(made: Sequence[Built]) -> tuple[str, ...]:
-    """What to know of a program whose code for GPUs is source alone."""
-    alone = any(built.family == CUDA and not built.features for built in made)
-    return (_SOURCE_ALONE,) if alone else ()
+    """What to know of a program whose code for GPUs is source, or PTX, where it might be machine code."""
+    notes = []
+    if any(built.family == CUDA and not built.features for built in made):
+        notes.append(_SOURCE_ALONE)
+    for built in made:
+        held = {feature.removeprefix("sm_") for feature in built.features}
+        lacking = [f"sm_{one}" for one in ARCHITECTURES if str(one) not in held]
+        if built.arch == CUDA and built.features and lacking:
+            notes.append(_OLD_NVCC.format(", ".join(lacking), built.features[-1]))
+    return tuple(notes)
 
 
 def _variant(built: Built) -> Variant:

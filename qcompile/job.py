@@ -170,7 +170,7 @@ def check(job: Job, file: ModelFile, output: Path | None) -> None:
         find_linker(machine_of(target).family)
     for target in job.targets:
         if target.is_gpu:
-            nvcc.check(*architectures_of(target))
+            nvcc.check(*architectures_of(target, nvcc.known_architectures()))
     if job.tuning is not None:
         tuning_search.check(job.targets, job.tuning)
     try:

@@ -19,7 +19,7 @@ from tvm_ffi import StructuralKey
 from qcompile.codegen.built import Built, KernelInfo, kernel_info, layouts_of, value_of
 from qcompile.codegen.constants import Constants
 from qcompile.codegen.cuda.gpu import FAMILY, architectures_of, gpu_of
-from qcompile.codegen.cuda.nvcc import fatbin, find_nvcc
+from qcompile.codegen.cuda.nvcc import fatbin, find_nvcc, known_architectures
 from qcompile.codegen.cuda.pointwise import copy
 from qcompile.codegen.cuda.rules import kernel_of
 from qcompile.codegen.cuda.source import source_of
@@ -46,7 +46,7 @@ def build(gm: GraphModule, target: Target) -> Built:
     built = generate(gm, target)
     if find_nvcc() is None:
         return built
-    exact, ptx = architectures_of(target)
+    exact, ptx = architectures_of(target, known_architectures())
     features = (*(f"sm_{number}" for number in exact), f"compute_{ptx}")
     return replace(built, library=fatbin(built.source, exact, ptx), features=features)
 

@@ -151,12 +151,14 @@ def test_an_old_nvcc_is_refused_before_training(
 ) -> None:
     Path("net.py").write_text(MODEL + "    raise AssertionError", encoding="utf-8")
     monkeypatch.setattr(nvcc, "find_nvcc", lambda: "nvcc")
-    monkeypatch.setattr(nvcc, "_about", lambda _: ((12, 4), (75, 80, 86, 89, 90)))
+    monkeypatch.setattr(nvcc, "_about", lambda _: ((10, 2), (70, 72)))
     assert cli.main(["net.py", "--target", "cuda"]) == cli.REFUSED
     err = said(capsys.readouterr().err)
-    assert "nvcc 12.4 does not know sm_100, sm_120" in err
+    assert "nvcc 10.2 does not know sm_75, sm_80" in err
     assert 'target="cuda:sm_86"' in err
+    monkeypatch.setattr(nvcc, "_about", lambda _: ((12, 4), (75, 80, 86, 89, 90)))
     assert cli.main(["net.py", "--target", "cuda,cuda:sm_121"]) == cli.REFUSED
+    assert "nvcc 12.4 does not know sm_100, sm_121" in said(capsys.readouterr().err)
 
 
 def test_what_is_for_processors_is_refused_before_training(

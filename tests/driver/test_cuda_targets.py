@@ -11,7 +11,8 @@ from torch import nn
 from torch.fx import GraphModule
 
 import qcompile
-from qcompile import QCompileError, Recipe, Tuning, cli, kernels
+from qcompile import QCompileError, Recipe, Tuning, building, cli, kernels
+from qcompile.codegen.cuda import build
 from qcompile.ir.stages import dialect
 from qcompile.ir.target import Target
 from qcompile.kernels import FOR_GPUS
@@ -71,6 +72,28 @@ def test_without_nvcc_the_file_holds_source_and_says_so(monkeypatch: pytest.Monk
     assert note.startswith("There is no nvcc here, so the file holds CUDA source alone, and NVRTC")
     assert "pip install nvidia-cuda-nvrtc" in note
     assert note in str(program.summary())
+
+
+def test_what_an_older_nvcc_does_not_know_runs_ptx_and_that_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[object] = []
+    monkeypatch.setattr(build, "find_nvcc", lambda: "nvcc")
+    monkeypatch.setattr(build, "known_architectures", lambda: (75, 80, 86, 89, 90))
+    monkeypatch.setattr(building, "_toolkit", lambda _: "12.4")
+
+    def fatbin(_: str, *codes: object) -> bytes:
+        made.append(codes)
+        return b"fatbin"
+
+    monkeypatch.setattr(build, "fatbin", fatbin)
+    program = qcompile.compile(nn.Softmax(1), torch.randn(2, 5), target="cuda")
+    assert made == [((75, 80, 86, 89, 90), 90)]
+    [variant] = program.info.variants
+    assert variant.features == ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "compute_90")
+    [note] = program.info.notes
+    assert note.startswith("This nvcc makes no machine code for sm_100, sm_120: drivers")
+    assert "(compute_90)" in note
 
 
 def test_kernels_are_forced_on_processors(narrow: GraphModule) -> None:
