@@ -126,10 +126,15 @@ def _divisions(matrix: Matrix, *, packs: bool) -> Iterator[Division]:
     for tile in TILES:
         if packs and tile.columns % 32 and matrix.columns > tile.columns:
             continue
-        for splits in _SPLITS:
+        for splits in dict.fromkeys(_filled(parts, matrix.steps) for parts in _SPLITS):
             partial = splits * matrix.pixels * width * BYTES
-            if splits == 1 or (splits <= matrix.steps and partial <= _PARTIAL):
+            if splits == 1 or partial <= _PARTIAL:
                 yield Division(tile, splits)
+
+
+def _filled(parts: int, steps: int) -> int:
+    """As many parts of the same size, as far as there are steps for them."""
+    return -(-steps // -(-steps // parts))
 
 
 def divisions(matrix: Matrix, *, packs: bool) -> tuple[Division, Division, int]:

@@ -114,6 +114,16 @@ def test_ones_are_counted_by_part() -> None:
         assert [int(n) for n in counts[i]] == [sum(map(int.bit_count, map(int, r))) for r in part]
 
 
+@pytest.mark.parametrize("channels", [1920, 2560, 2816])
+def test_every_part_of_a_product_has_steps(channels: int) -> None:
+    m = found(int_conv(channels, 64, *_POINT, size=(1, 1)))
+    small, large, most = divisions(m, packs=False)
+    each = -(-m.steps // small.splits)
+    assert most > 0
+    assert small.splits > large.splits
+    assert (small.splits - 1) * each < m.steps <= small.splits * each
+
+
 def test_tiles_fit_into_a_block() -> None:
     for tile in TILES:
         assert tile.stages >= 2
