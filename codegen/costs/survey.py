@@ -1,7 +1,7 @@
 """What a graph would be compiled to, kernel by kernel, and how long each would take; nothing is compiled.
 
     products that were measured     the cost model (`model.py`)
-    other products, in floats       the longer of arithmetic and memory (a roofline)
+    other products                  the longer of arithmetic and memory (a roofline)
     everything else                 memory
 
 The roofline's two rates are rough: half of what a core of some years can do, for its width of vectors.
@@ -27,7 +27,7 @@ from qcompile.codegen.schedules.cpu import kernel_of
 from qcompile.codegen.schedules.tile import Choice
 from qcompile.ir.target import Target
 
-_MACS = 3e9  # of floats, in a second, for each lane of a vector
+_MACS = 3e9  # in a second, for each lane of a vector
 _BYTES = 1.5e9  # read and written between kernels, in a second, for each such lane
 
 
