@@ -103,6 +103,19 @@ def test_a_file_for_both_runs_here_and_is_timed_here(capsys: pytest.CaptureFixtu
     assert "Nothing was timed on a GPU." in err
 
 
+@needs_it
+def test_several_architectures_are_each_emulated_as_themselves(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "EMULATION_SECONDS", 0.0)  # none of them is left out all the same
+    words = ["--target", "cuda:sm_75,cuda:sm_90", "-o", "net.qcp"]
+    out, _ = ran(capsys, "net.py", *words)
+    for arch in ("sm_75", "sm_90"):
+        assert f"verified as {arch}, emulated on the CPU as {arch}: 1 sample" in out
+    assert out.count("emulated on the CPU") == 3
+    assert out.endswith("; verified, emulated on the CPU as sm_75 and sm_90: no GPU here")
+
+
 @pytest.mark.parametrize("target", ["cuda", "cuda,cpu"])
 def test_without_an_emulator_it_is_not_verified_and_says_why(
     target: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
