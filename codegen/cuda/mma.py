@@ -102,9 +102,10 @@ class _Loop:
         self._rows = RowLoader(w, matrix, self._tile, t, found.group, found.shared)
         self._columns = column_loader(w, matrix, self._tile, t, found.first, columns, found.group)
         each = -(-matrix.steps // division.splits)
-        self._begin = e.bind(t.z * each) if division.splits > 1 else e.const(0, "int32")
-        left = matrix.steps - self._begin
-        self._count = each if division.splits == 1 else e.bind(tirx.max(tirx.min(left, each), 0))
+        self._begin, self._count = e.const(0, "int32"), each
+        if division.splits > 1:
+            self._begin = e.bind(tirx.min(t.z * each, matrix.steps))
+            self._count = e.bind(tirx.min(matrix.steps - self._begin, each))
         self._fragments = _Fragments(w, self._tile, found)
 
     def write(self) -> None:
