@@ -127,6 +127,8 @@ def check(kernels: Kernels, arch: int) -> int:
         body = hottest(function)
         opcodes = [one.opcode for one in body]
         assert not any(one.calls for one in body), (launch.symbol, method)
+        assert not any(one.name in ("LDL", "STL") for one in function.instructions), method
+        assert kernels.resources[launch.symbol].stack == 0, method
         if " mma " in method:
             on_tensor_cores += 1
             name, exact = expected(method, arch)
@@ -140,12 +142,7 @@ def check(kernels: Kernels, arch: int) -> int:
 
 @pytest.mark.parametrize("arch", nvcc.known_architectures())
 def test_hot_loops_of_layers(arch: int) -> None:
-    kernels = compiled(layers(), arch)
-    assert check(kernels, arch) >= 5
-    for launch, method, function in kernels.products():
-        if arch < 120:  # where eight times the instructions share the registers
-            assert not any(one.name in ("LDL", "STL") for one in function.instructions), method
-            assert kernels.resources[launch.symbol].stack == 0, method
+    assert check(compiled(layers(), arch), arch) >= 5
 
 
 @pytest.mark.parametrize("arch", [a for a in (75, 80, 90, 120) if a in nvcc.known_architectures()])
@@ -161,8 +158,8 @@ def test_shared_memory_is_filled_past_registers_from_sm_80_on() -> None:
             assert not copies or any(opcode.endswith(".128") for opcode in copies), method
 
 
-def test_one_bit_is_at_most_so_much_faster_than_bytes() -> None:
-    """The layer of 256 channels on A100: its share of the peak, and the time of its 8-bit twin."""
+def test_the_bound_of_a_layer_is_near_the_peak_and_far_below_its_8_bit_twins() -> None:
+    """256 channels, 3 x 3, 14 x 14, 64 samples, on A100."""
     kernels = compiled(layers(), 80)
     found = {
         (method.split()[0], launch.macs): kernels.bound(launch, 80)
@@ -173,5 +170,5 @@ def test_one_bit_is_at_most_so_much_faster_than_bytes() -> None:
     signs, levels = found["b1", size], found["u8", size]
     assert signs.exact
     assert levels.exact
-    assert signs.peak > 0.45
-    assert levels.seconds > 4 * signs.seconds
+    assert signs.peak > 0.8
+    assert levels.seconds > 6 * signs.seconds
