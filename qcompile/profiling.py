@@ -2,14 +2,14 @@
 
 A round is a whole call, a call of no kernel, and every kernel in turn: each finds in the caches what the
 ones before it left there, as in a whole call. What calling a kernel from here takes is measured right
-before it, by a call of none, and subtracted.
+before it, by a call of none, and subtracted. Each round is at another address in memory: some kernels take
+twice as long where the stack and their operands lie unluckily, and a whole call is lucky elsewhere.
 
 The clock is the processor time of this thread, so a busy machine disturbs the caches but not the sums.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qcompile.arguments import Arguments
+from qcompile.constants import ALIGNMENT, aligned
 from qcompile.errors import QCompileError
 from qcompile.gpu import Gpu
 from qcompile.profile_report import KernelTime, Profile, Spread
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
 
 SECONDS = 1.0
 _LEAST, _MOST = 5, 10_000  # rounds
-_NONE = (1 << 31) - 1  # the number of no kernel
+_ALL, _NONE = -1, (1 << 31) - 1  # numbers of kernels, for `run`
+_PLACES = 4096 // ALIGNMENT  # of a workspace in a page
+_STEP = 37  # has no factor in common with them
 _COPY = KernelInfo("copy_result", (), kind="copy")
 
 
@@ -51,12 +54,10 @@ def profile(program: Program, inputs: Sequence[Any], seconds: float = SECONDS) -
     library = program.library()
     if isinstance(library, Gpu):
         raise _on_gpu(program)
-    alone = copy.copy(program)  # the same library, on one thread
-    alone.num_threads = 1
     samples = _Samples(_Calls(program.info, program.variant, library, inputs))
     end = time.perf_counter() + seconds
     while samples.rounds < _LEAST or (samples.rounds < _MOST and time.perf_counter() < end):
-        samples.add(lambda: alone(*inputs))
+        samples.add()
     return samples.profile()
 
 
@@ -73,7 +74,7 @@ def _on_gpu(program: Program) -> QCompileError:
 
 
 class _Calls:
-    """What is timed, on one thread and in the memory that a whole call of this thread uses.
+    """What is timed, on one thread.
 
     Attributes:
         kernels: of the variant; then a copy for each result that no kernel stores.
@@ -86,26 +87,34 @@ class _Calls:
         self.info, self.variant = info, variant
         self._run, self._inputs = library.run, inputs
         self._arguments = Arguments(info.inputs, info.outputs)
-        self._workspace = library.workspace(1)
+        self._memory = aligned(variant.workspace + _PLACES * ALIGNMENT)
+        self._address = self._memory.ctypes.data
         given = self._arguments.check(inputs)
         self.size = int(given[0].shape[0])
         results = [np.empty((self.size, *v.shape), v.dtype) for v in info.outputs]
         starts = range(0, self.size, variant.samples)
-        self._parts = [
-            [*(x[i : i + variant.samples] for x in (*given, *results)), self._workspace, 1]
-            for i in starts
-        ]
+        self._parts = [[x[i : i + variant.samples] for x in (*given, *results)] for i in starts]
         stored = {v.output for kernel in variant.kernels for v in kernel.results if v.output >= 0}
         self.kernels = (*variant.kernels, *[_COPY] * (len(info.outputs) - len(stored)))
 
+    def move(self, round_: int) -> None:
+        """Put the workspace to another place in its page."""
+        place = round_ * _STEP % _PLACES
+        self._address = self._memory.ctypes.data + place * ALIGNMENT
+
+    def whole(self) -> None:
+        """A call as the program's own."""
+        self._arguments.call(self._run, self._inputs, self._address, 1, _ALL)
+
     def nothing(self) -> None:
         """A call that runs no kernel."""
-        self._arguments.call(self._run, self._inputs, self._workspace, 1, _NONE)
+        self._arguments.call(self._run, self._inputs, self._address, 1, _NONE)
 
     def each(self, clock: Callable[[], float]) -> list[float]:
         """Run the kernels in their order; gives the seconds of each."""
         run, taken = self._run, [0.0] * len(self.kernels)
-        for part in self._parts:
+        for arrays in self._parts:
+            part = (*arrays, self._address, 1)
             for number in range(len(taken)):
                 run(*part, _NONE)  # brings near what the next two calls need alike
                 start = clock()
@@ -130,15 +139,17 @@ class _Samples:
     def rounds(self) -> int:
         return len(self.whole)
 
-    def add(self, whole: Callable[[], object]) -> None:
+    def add(self) -> None:
         """Measure a round."""
-        whole()  # not counted, as with all that is timed: a call finds what a call left
+        calls = self.calls
+        calls.move(self.rounds)
+        calls.whole()  # not counted, as with all that is timed: a call finds what a call left
         began = time.perf_counter()
-        self.whole.append(_timed(whole))
+        self.whole.append(_timed(calls.whole))
         self.clock.append(time.perf_counter() - began)
-        self.calls.nothing()
-        self.nothing.append(_timed(self.calls.nothing))
-        self.kernels.append(self.calls.each(time.thread_time))
+        calls.nothing()
+        self.nothing.append(_timed(calls.nothing))
+        self.kernels.append(calls.each(time.thread_time))
 
     def profile(self) -> Profile:
         calls = self.calls

@@ -92,9 +92,6 @@ class Recorder:
     def run(self, x: Any, *others: Any) -> None:
         self.runs.append((len(x), others[-1]))
 
-    def workspace(self, threads: int) -> int:
-        return 64 * threads
-
 
 def calls(program: Program, inputs: Sequence[Any], samples: int) -> tuple[Any, Recorder]:
     library: Any = Recorder()
@@ -112,6 +109,17 @@ def test_large_batches_are_timed_in_the_parts_in_which_they_run(program: Program
     none = [run for run in library.runs if run[1] not in kernels]
     assert none == [(n, profiling._NONE) for n, _ in expected for _ in range(2)]
     assert found == [0.0] * len(kernels)  # each took as long as a call of none
+
+
+def test_rounds_are_at_all_places_of_a_page(program: Program) -> None:
+    timed, _ = calls(program, [np.zeros((1, 3, 8, 8), np.float32)], samples=4)
+    start, end = timed._memory.ctypes.data, timed._memory.ctypes.data + timed._memory.nbytes
+    places = set()
+    for number in range(profiling._PLACES):
+        timed.move(number)
+        assert start <= timed._address <= end - program.variant.workspace
+        places.add(timed._address)
+    assert places == set(range(start, start + 4096, 64))
 
 
 def test_what_calling_takes_is_subtracted(program: Program) -> None:
