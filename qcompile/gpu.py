@@ -93,13 +93,14 @@ class Gpu:
         values, arrays = self._arguments.take(inputs)
         n = values[0].shape[0]
         results = [arrays.empty((n, *shape), dtype) for shape, dtype in self._outputs]
-        self._machine.prepare()
+        device = self._current() if arrays.device is None else arrays.device
+        library = self._library(device)
+        self._machine.prepare()  # after loading, which sets the emulator back
         given, wanted = ([arrays.address(x) for x in xs] for xs in (values, results))
         if arrays.device is None:
-            with self._host(self._current()) as host:
+            with self._host(device) as host:
                 host.run(given, wanted, n)
         else:
-            library = self._library(arrays.device)
             # Its allocator gives it to others no sooner than this stream has come so far.
             workspace = arrays.empty((library.workspace(n),), "uint8")
             library.run(given, wanted, n, arrays.address(workspace), arrays.stream())

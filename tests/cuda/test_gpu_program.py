@@ -191,6 +191,16 @@ def test_architectures_and_orders() -> None:
         check(emulated, 3)
 
 
+def test_the_first_call_is_in_the_order_that_was_asked_for() -> None:
+    last = "__shared__ int last; last = threadIdx.x; __syncthreads(); add_one("
+    source = SOURCE.replace("add_one(s, m, y, b, tag, n, 1)", f"{last}s, m, y, b, tag, n, last)")
+    made = gpu_program(source=source)
+    for order, thread in ((1, 0), (0, 31), (3, 0)):
+        emulated = made.emulated(order=order)
+        for _ in range(2):
+            assert emulated(*toy_inputs(1))[2][0, 0] == thread
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
