@@ -137,7 +137,6 @@ QC_DEVICE void qc_mma_u8(int *acc, const unsigned *a, const unsigned *b, int m, 
 }
 
 QC_DEVICE void qc_ldmatrix_x4(unsigned *r, const void *row) { qc_ptx_ldmatrix_x4(r, row); }
-QC_DEVICE void qc_ldmatrix_x2(unsigned *r, const void *row) { qc_ptx_ldmatrix_x2(r, row); }
 
 // --- counts of bits -------------------------------------------------------------------------------
 

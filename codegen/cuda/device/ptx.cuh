@@ -37,11 +37,6 @@ QC_PTX qc_ptx_ldmatrix_x4(unsigned *r, const void *row) {
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(qc_ptx_shared(row)) : "memory");
 }
 
-QC_PTX qc_ptx_ldmatrix_x2(unsigned *r, const void *row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0,%1}, [%2];"
-               : "=r"(r[0]), "=r"(r[1]) : "r"(qc_ptx_shared(row)) : "memory");
-}
-
 // Through the first cache: patches overlap, and blocks on one processor share their weights.
 #define QC_PTX_CP_ASYNC(size) \
   QC_PTX qc_ptx_cp_async_##size(void *shared, const void *global) { \
