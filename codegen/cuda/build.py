@@ -5,14 +5,12 @@ groups of nodes -> kernels of one or more launches -> places for their values ->
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
 from tvm.ir import GlobalVar
 from tvm_ffi import StructuralKey
 
@@ -25,11 +23,10 @@ from qcompile.codegen.cuda.rules import kernel_of
 from qcompile.codegen.cuda.source import source_of
 from qcompile.codegen.cuda.writer import Code, CudaKernel
 from qcompile.codegen.fusion import form
-from qcompile.codegen.groups import CONTRACTIONS, arguments
+from qcompile.codegen.groups import macs_of
 from qcompile.codegen.layout import layout_of
 from qcompile.codegen.plan import Place, Plan, plan_by_sample, returned
 from qcompile.cuda.launches import PLACE, Argument, Launch
-from qcompile.ir.graph import spec
 from qcompile.ir.target import Target
 
 _INDICES = 2**31 - 1  # what int32 holds: no index of a kernel may exceed it
@@ -66,7 +63,7 @@ def generate(gm: GraphModule, target: Target) -> Built:
         inputs = [placed.place(node) for node in group.inputs]
         results = [placed.place(node) for node in group.results]
         name = f"{group.kind}_{str(group.anchor.target).split('.')[1]}".replace("-", "_")
-        program.add(name, kernel, inputs, results, _macs(gm, group.anchor))
+        program.add(name, kernel, inputs, results, macs_of(group.anchor))
         program.kernels.append(
             kernel_info(group, placed, program.name, weights=kernel.weights, method=kernel.method)
         )
@@ -154,17 +151,6 @@ def _launch(symbol: str, kernel: int, arguments: tuple[Argument, ...], code: Cod
 
 def _argument(place: Place) -> Argument:
     return Argument(place.kind, place.at)
-
-
-def _macs(gm: GraphModule, node: Node) -> int:
-    """Multiply-accumulates of a sample, of a contraction."""
-    if node.target not in CONTRACTIONS:
-        return 0
-    outputs = layout_of(node).size
-    if node.target is torch.ops.qcompile.xnor_matmul.default:
-        return outputs * int(arguments(node)[2])
-    weight = spec(arguments(node)[1])
-    return outputs * math.prod(weight.shape[1:])
 
 
 def _samples(gm: GraphModule, launches: Sequence[Launch], workspace: int) -> int:
