@@ -27,6 +27,7 @@ from qcompile.codegen.groups import macs_of
 from qcompile.codegen.layout import layout_of
 from qcompile.codegen.plan import Place, Plan, plan_by_sample, returned
 from qcompile.cuda.launches import PLACE, Argument, Launch
+from qcompile.errors import QCompileError
 from qcompile.ir.target import Target
 
 _INDICES = 2**31 - 1  # what int32 holds: no index of a kernel may exceed it
@@ -154,9 +155,18 @@ def _argument(place: Place) -> Argument:
 
 
 def _samples(gm: GraphModule, launches: Sequence[Launch], workspace: int) -> int:
-    """How many samples all kernels can count, and the workspace has room for."""
+    """How many samples all kernels can count, and the workspace has room for.
+
+    Raises:
+        QCompileError: one sample is more than they can count.
+    """
     nodes = (n for n in gm.graph.nodes if n.op in ("placeholder", "call_function"))
     most = max([*(layout_of(n).size for n in nodes), *(one.items for one in launches)])
     # A sample less: the last block counts beyond the batch.
     counted = _INDICES // max(1, most) - 1
+    if counted < 1:
+        raise QCompileError(
+            f"a sample has a value of {most:,} elements, and kernels for GPUs count to {_INDICES:,}",
+            hint="give the network smaller inputs, a part of them at a time",
+        )
     return max(1, min(_SAMPLES, counted, _WORKSPACE // max(1, workspace)))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from dataclasses import replace
 
+import pytest
 import torch
 from compiling import Case
 from torch import Tensor
@@ -12,6 +14,8 @@ from torch import Tensor
 from qcompile.codegen.built import Built
 from qcompile.codegen.cuda.build import generate
 from qcompile.cuda.launches import Argument
+from qcompile.errors import QCompileError
+from qcompile.ir.graph import propagate
 from qcompile.ir.target import Target
 
 _aten, _dialect = torch.ops.aten, torch.ops.qcompile
@@ -85,6 +89,16 @@ def test_samples_are_no_more_than_an_index_counts() -> None:
     built = _built(Case(_aten.relu.default, [(1 << 24,)]))
     assert built.samples == 126
     assert (built.samples + 1) << 24 < 2**31
+
+
+def test_a_sample_that_no_index_counts_is_refused() -> None:
+    gm = Case(_aten.relu.default, [(1 << 10,)]).graph()
+    propagate(gm, batch=2)
+    for node in gm.graph.nodes:
+        if node.op != "output":
+            node.meta["spec"] = replace(node.meta["spec"], shape=(2, 1 << 31))
+    with pytest.raises(QCompileError, match="a value of 2,147,483,648 elements, and kernels for"):
+        generate(gm, Target("cuda"))
 
 
 def test_one_architecture_or_all() -> None:
