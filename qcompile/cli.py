@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 import qcompile
-from qcompile import explain_verb, profile_verb, search_verb, sensitivity_verb, verbs
+from qcompile import explain_verb, inspect_verb, profile_verb, search_verb, sensitivity_verb, verbs
 from qcompile.errors import QCompileError
 from qcompile.options import (
     add_recipe,
@@ -60,7 +60,7 @@ and, if it can,
 
 other verbs, each with its own --help:
   qcompile run PROGRAM       run a saved program
-  qcompile inspect PROGRAM   say what is in it
+  qcompile inspect PROGRAM   say what is in it, or of a MODEL what each pass makes of it
   qcompile profile PROGRAM   how long each of its kernels takes
   qcompile explain MODEL     what becomes of each layer, and why, before training
   qcompile sensitivity MODEL what each layer costs in accuracy, at each width
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     known: dict[str, tuple[Callable[[], argparse.ArgumentParser], Callable[..., int]]] = {
         "compile": (compile_parser, _compile),
         "run": (verbs.run_parser, verbs.run),
-        "inspect": (verbs.inspect_parser, verbs.inspect),
+        "inspect": (inspect_verb.parser, inspect_verb.run),
         "explain": (explain_verb.parser, explain_verb.run),
         "profile": (profile_verb.parser, profile_verb.run),
         "digits": (verbs.digits_parser, verbs.digits),

@@ -38,7 +38,7 @@ def choose(info: ProgramInfo, arch: str | None = None, where: str | None = None)
         QCompileError: this machine runs none of them, or not the one; the message says what it
             lacks. Or there is no such variant.
     """
-    variants = info.variants if arch is None else (_named(info, arch, where),)
+    variants = info.variants if arch is None else (named(info, arch, where),)
     obstacles = [obstacle(v) for v in variants]
     if "" in obstacles:
         return variants[obstacles.index("")]
@@ -55,7 +55,7 @@ def choose_emulated(info: ProgramInfo, arch: str | None, where: str | None) -> V
     Raises:
         QCompileError: there is none, or the one is for something else.
     """
-    variants = info.variants if arch is None else (_named(info, arch, where),)
+    variants = info.variants if arch is None else (named(info, arch, where),)
     for variant in variants:
         if variant.machine == CUDA:
             return variant
@@ -78,7 +78,12 @@ def _hint(info: ProgramInfo, arch: str | None) -> str:
     )
 
 
-def _named(info: ProgramInfo, arch: str, where: str | None) -> Variant:
+def named(info: ProgramInfo, arch: str, where: str | None) -> Variant:
+    """The variant of this name, whether this machine runs it or not.
+
+    Raises:
+        QCompileError: there is none.
+    """
     names = [v.arch for v in info.variants]
     if arch in names:
         return info.variants[names.index(arch)]

@@ -257,7 +257,7 @@ class Program:
 
     def summary(self) -> Summary:
         """A table of the layers: bits, kernel, size before and after. Print it."""
-        return Summary(self.info, self.size)
+        return Summary(self.info, self._archive.sizes)
 
     def save(self, path: PathLike) -> None:
         """Write the program to one file (by convention `.qcp`), at once or not at all.

@@ -75,13 +75,19 @@ class Sizes:
 
     Attributes:
         code: of each variant's library and source, as they are packed.
-        constants: as they are packed.
+        constants: as they are packed; arrays: before, when each has its own place.
         rest: `program.json`, and the archive's own.
     """
 
     code: tuple[int, ...]
     constants: int
     rest: int
+    arrays: int
+
+    @property
+    def total(self) -> int:
+        """Of the file."""
+        return sum(self.code) + self.constants + self.rest
 
 
 @dataclass(frozen=True)
@@ -153,7 +159,8 @@ class Archive:
             for v in self.info.variants
         )
         constants = packed[CONSTANTS]
-        return Sizes(code, constants, len(self.data) - constants - sum(code))
+        rest = len(self.data) - constants - sum(code)
+        return Sizes(code, constants, rest, self._contents.constants.size)
 
     def _text(self, data: bytes, name: str) -> str:
         try:

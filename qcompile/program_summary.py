@@ -11,6 +11,8 @@ from qcompile.program_info import LayerInfo, ProgramInfo
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from qcompile.program_file import Sizes
+
 COLUMNS = ("layer", "kind", "bits w/a", "kernel", "weights", "before", "after", "note")
 FLOAT_BITS = 32  # as in qcompile.ir.plan, which loading a program does without
 _RIGHT = {"bits w/a", "weights", "before", "after"}
@@ -22,11 +24,11 @@ class Summary:
 
     Attributes:
         info: of the program.
-        size: of its file, in bytes.
+        sizes: of its file.
     """
 
     info: ProgramInfo
-    size: int
+    sizes: Sizes
 
     def rows(self) -> list[tuple[str, ...]]:
         """One row a layer, in the order of COLUMNS."""
@@ -43,14 +45,35 @@ class Summary:
 
     def title(self) -> str:
         """The first line: which model, for what, and how large the file is."""
-        return f"{self.info.model} for {self.info.target}: {self.size:,} bytes"
+        return f"{self.info.model} for {self.info.target}: {self.sizes.total:,} bytes"
+
+    def parts(self) -> dict[str, int]:
+        """What the file consists of, in bytes; together they are its size."""
+        sizes = self.sizes
+        weights = sum(layer.bytes_after for layer in self.info.layers)
+        variants = zip(self.info.variants, sizes.code, strict=True)
+        return {
+            "weights": weights,
+            # Arrays that are equal are there once.
+            "other constants" if sizes.arrays >= weights else "shared": sizes.arrays - weights,
+            "packing": sizes.constants - sizes.arrays,
+            **{f"code for {variant.arch}": size for variant, size in variants},
+            "metadata": sizes.rest,
+        }
+
+    def held(self) -> str:
+        """The same as a line."""
+        texts = [
+            f"{'-' if n < 0 else '+'} {abs(n):,} {what}" for what, n in self.parts().items() if n
+        ]
+        return f"{self.sizes.total:,} bytes = {' '.join(texts).removeprefix('+ ')}"
 
     def __str__(self) -> str:
         table = [COLUMNS, *self.rows(), self.total()]
         widths = [max(len(row[i]) for row in table) for i in range(len(COLUMNS))]
         lines = [_line(row, widths) for row in table]
         rule = "-" * max(map(len, lines))
-        lines = [self.title(), lines[0], rule, *lines[1:-1], rule, lines[-1]]
+        lines = [self.title(), lines[0], rule, *lines[1:-1], rule, lines[-1], self.held()]
         return "\n".join([*lines, *self.info.notes])
 
     def __rich__(self) -> RenderableType:
@@ -64,7 +87,7 @@ class Summary:
             table.add_column(name, Text(footer), justify=justify)  # type: ignore[arg-type]
         for row in self.rows():
             table.add_row(*map(Text, row))  # a layer's name may look like rich's markup
-        return Group(table, *map(Text, self.info.notes))
+        return Group(table, *map(Text, (self.held(), *self.info.notes)))
 
 
 def _row(layer: LayerInfo) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The verbs beside the main one: run a program, look into it, get the digits. None needs torch."""
+"""Small verbs beside the main one: run a program, get the digits. None needs torch."""
 
 from __future__ import annotations
 
@@ -9,18 +9,12 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from qcompile.errors import QCompileError
-from qcompile.files import read
 from qcompile.ir.target import Target
-from qcompile.machine import obstacle, runnable
-from qcompile.program_file import Archive, unpack
 from qcompile.program_info import CUDA
-from qcompile.program_summary import Summary
 
 if TYPE_CHECKING:
     from qcompile.program import Program
@@ -154,96 +148,6 @@ def _write_arrays(path: Path, arrays: Sequence[Any]) -> None:
                 np.savez(file, *arrays)
     except OSError as error:
         raise QCompileError(f"cannot write: {error}", where=str(path)) from error
-
-
-def inspect_parser() -> argparse.ArgumentParser:
-    """Options of `qcompile inspect`."""
-    parser = command_parser("inspect", "Say what is in a saved program.")
-    parser.add_argument("program", metavar="PROGRAM", help="what qcompile wrote")
-    parser.add_argument("--kernels", action="store_true", help="list the kernels too")
-    parser.add_argument(
-        "--target",
-        choices=[CUDA],
-        help="say instead how fast its kernels can be on a GPU at most, from their machine code",
-    )
-    parser.add_argument("--arch", metavar="NAME", help="of that GPU, as sm_90 (default: sm_80)")
-    parser.add_argument("--batch", type=int, metavar="N", help="samples for it (default: 1)")
-    parser.add_argument("--json", action="store_true", help="print that as JSON")
-    return parser
-
-
-def inspect(options: argparse.Namespace, out: Console, err: Console) -> int:
-    """Print what a program says about itself; its code is not touched, and may be for others."""
-    archive = unpack(read(options.program), options.program)
-    if options.target is not None:
-        return _inspect_gpu(archive, options, out)
-    given = [name for name in ("arch", "batch", "json") if getattr(options, name)]
-    if given:
-        raise QCompileError(f"--{given[0]} goes with --target {CUDA}", where=options.program)
-    info = archive.info
-    out.print(Summary(info, len(archive.data)))
-    out.print(Text(f"takes    {', '.join(f'{v.name} {v}' for v in info.inputs)}"))
-    out.print(Text(f"gives    {', '.join(f'{v.name} {v}' for v in info.outputs)}"))
-    out.print(Text(f"made by  {', '.join(f'{k} {v}' for k, v in info.versions.items())}"))
-    sizes = archive.sizes
-    parts = {"code": sum(sizes.code), "constants": sizes.constants, "metadata": sizes.rest}
-    out.print(Text(f"holds    {', '.join(f'{n:,} bytes of {what}' for what, n in parts.items())}"))
-    out.print(_variants(archive))
-    for line in _gpu_code(archive):
-        out.print(Text(line))
-    if options.kernels:
-        for variant in info.variants:
-            out.print(Text(f"kernels of {variant.arch}"))
-            for kernel in variant.kernels:
-                method = f"  {kernel.method}" if kernel.method else ""
-                method = f"  tuned: {kernel.tuned}" if kernel.tuned else method
-                out.print(Text(f"  {kernel.name}  {kernel.kind}  {kernel.layer}{method}"))
-    return OK
-
-
-def _inspect_gpu(archive: Archive, options: argparse.Namespace, out: Console) -> int:
-    from qcompile.cuda_report import report
-
-    found = report(archive, options.arch, 1 if options.batch is None else options.batch)
-    if options.json:
-        out.print(Text(found.json()), soft_wrap=True)
-    else:
-        out.print(found)
-    return OK
-
-
-def _variants(archive: Archive) -> Table:
-    """One row a variant: for what, how large, whether it is used on this machine."""
-    table = Table("variant", "processors", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("bytes of code", justify="right")
-    table.add_column("tuned kernels", justify="right")
-    table.add_column("here")
-    chosen = next(iter(runnable(archive.info)), None)
-    for variant, code in zip(archive.info.variants, archive.sizes.code, strict=True):
-        here = obstacle(variant) or ("used" if variant is chosen else "would run")
-        size = f"{code:,}"
-        tuned = str(sum(bool(kernel.tuned) for kernel in variant.kernels))
-        table.add_row(*map(Text, (variant.arch, variant.machine, size, tuned, here)))
-    return table
-
-
-def _gpu_code(archive: Archive) -> list[str]:
-    """What the variants for GPUs hold, a line each."""
-    lines = []
-    for variant in archive.info.variants:
-        if variant.machine != CUDA:
-            continue
-        source, image = archive.source(variant), archive.library(variant)
-        exact = [f for f in variant.features if f.startswith("sm_")]
-        ptx = [f for f in variant.features if not f.startswith("sm_")]
-        held = f"{len(source.encode()):,} bytes of CUDA source"
-        if image:
-            newer = f" and, as PTX ({', '.join(ptx)}), newer ones" if ptx else ""
-            held += f", {len(image):,} of machine code for {', '.join(exact)}{newer}"
-        else:
-            held += " alone, which NVRTC compiles where the program is loaded"
-        lines.append(f"{variant.arch} holds {held}")
-    return lines
 
 
 def digits_parser() -> argparse.ArgumentParser:

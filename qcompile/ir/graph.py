@@ -352,13 +352,17 @@ def add_constant(gm: GraphModule, name: str, value: Tensor) -> Node:
     return node
 
 
-def text(gm: GraphModule) -> str:
-    """The graph, a line a node, values numbered: the same text for the same graph, whatever fx named them."""
+def text(gm: GraphModule, *, named: bool = False) -> str:
+    """The graph, a line a node, values numbered: the same text for the same graph, whatever fx named them.
+
+    Args:
+        named: fx's names instead, which a node keeps from pass to pass, so that texts can be compared.
+    """
     number: dict[Node, int] = {}
 
     def show(value: Any) -> str:
         if isinstance(value, Node):
-            return f"%{number[value]}"
+            return f"%{value.name if named else number[value]}"
         if isinstance(value, (tuple, list)):
             return f"[{', '.join(map(show, value))}]"
         return repr(value) if isinstance(value, str) else str(value)
@@ -376,7 +380,7 @@ def text(gm: GraphModule) -> str:
             target = f"{target}:{type(module_of(gm, node)).__name__}"
         value = node.meta.get("spec")
         shape = f" : {value}" if isinstance(value, TensorSpec) else ""
-        lines.append(f"%{number[node]} = {node.op} {target}({', '.join(arguments)}){shape}")
+        lines.append(f"{show(node)} = {node.op} {target}({', '.join(arguments)}){shape}")
     return "\n".join(lines)
 
 

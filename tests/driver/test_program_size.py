@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import weakref
 import zipfile
 from functools import cache
@@ -126,16 +127,36 @@ def test_sizes_add_up_to_the_file() -> None:
     assert sizes.code == tuple(packed[f"{v.arch}.so"] for v in made.info.variants)
 
 
-def test_what_inspect_says_adds_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    made = program(2, "cpu:portable")
-    made.save(tmp_path / "net.qcp")
-    assert cli.main(["inspect", str(tmp_path / "net.qcp")]) == cli.OK
-    out = capsys.readouterr().out
-    [held] = [line for line in out.splitlines() if line.startswith("holds ")]
-    parts = [int(word.replace(",", "")) for word in held.split() if word[0].isdigit()]
-    assert len(parts) == 3
-    assert sum(parts) == made.size
+@pytest.mark.parametrize("target", ["cpu", "cpu:portable", "cuda,cpu"])
+def test_what_is_said_of_sizes_adds_up(
+    target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qcompile.codegen.cuda.build.find_nvcc", lambda: None)  # it is slow
+    made = program(2, target)
+    path = tmp_path / "net.qcp"
+    made.save(path)
+    assert cli.main(["inspect", str(path)]) == cli.OK
+    out = " ".join(capsys.readouterr().out.split())
+    for text in (out, str(made.summary())):
+        [(whole, held)] = re.findall(r"([\d,]+) bytes = (.*? metadata)", text)
+        parts = re.findall(r"(-?) ?([\d,]+) ([a-z].*?)(?= [+-] |$)", held)
+        sizes = {what: int(sign + size.replace(",", "")) for sign, size, what in parts}
+        assert int(whole.replace(",", "")) == sum(sizes.values()) == path.stat().st_size
+        assert sizes == {name: size for name, size in made.summary().parts().items() if size}
+        assert sizes["weights"] == sum(layer.bytes_after for layer in made.info.layers)
+        codes = [sizes[f"code for {variant.arch}"] for variant in made.info.variants]
+        assert tuple(codes) == archive(made).sizes.code
     assert all(f"{size:,}" in out for size in archive(made).sizes.code)
+
+
+def test_equal_weights_are_there_once() -> None:
+    one, other = nn.Linear(64, 64, bias=False), nn.Linear(64, 64, bias=False)
+    other.load_state_dict(one.state_dict())
+    made = qcompile.compile(nn.Sequential(one, other), torch.randn(2, 64), bits=8)
+    parts = made.summary().parts()
+    assert parts["weights"] == 2 * made.info.layers[0].bytes_after
+    assert parts["shared"] < 0
+    assert sum(parts.values()) == made.size
 
 
 def test_every_variant_gets_the_constants_that_it_was_built_with() -> None:
