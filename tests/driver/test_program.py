@@ -369,6 +369,7 @@ def test_repr_and_summary(affine: Program) -> None:
         "extra   Conv2d     float  float        10      40 B     40 B",
         "-" * 76,
         "total                               5,106  19.9 KiB  1.5 KiB  1/13.2",
+        affine.summary().held(),
         "Its weights are untrained.",
     ]
 
