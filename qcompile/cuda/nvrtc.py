@@ -50,9 +50,11 @@ class Nvrtc:
             OSError: there is none, it does not load, or it is something else.
         """
         self.path = path
-        # NVRTC asks the loader for these by name alone, which finds what is loaded already.
-        for beside in sorted(Path(path).parent.glob("libnvrtc-builtins.so.*")):
-            ctypes.CDLL(str(beside))
+        # NVRTC asks the loader for these by name alone, which finds what is loaded already. Where the
+        # loader finds NVRTC by its name, it finds these too: the current folder is no place for either.
+        beside = Path(path).parent.glob("libnvrtc-builtins.so.*") if "/" in path else ()
+        for builtins in sorted(beside):
+            ctypes.CDLL(str(builtins))
         library = ctypes.CDLL(path)
         self._functions: dict[str, Callable[..., int]] = {}
         for name, types in _FUNCTIONS.items():

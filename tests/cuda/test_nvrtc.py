@@ -171,6 +171,15 @@ def test_what_is_broken_is_passed_over(nowhere: Path) -> None:
     assert [one.path for one in nvrtc.libraries()] == [str(nowhere / "libnvrtc.so.12")]
 
 
+def test_nothing_is_loaded_from_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("libnvrtc-builtins.so.13.0").write_bytes(b"anybody's")
+    with pytest.raises(OSError, match=r"^libnvrtc\.so\.0: cannot open shared object file"):
+        Nvrtc("libnvrtc.so.0")
+
+
 def test_machine_code_or_ptx(tmp_path: Path) -> None:
     compiler = Nvrtc(str(build(tmp_path / "libnvrtc.so.13")))
     assert compiler.architectures == (75, 90)
