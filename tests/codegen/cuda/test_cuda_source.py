@@ -8,11 +8,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from compiling import Case
+from compiling import Case, joined
+from layers import GEOMETRIES, int_conv, xnor_conv
 from torch import Tensor
 
 from qcompile.codegen.built import Built
 from qcompile.codegen.cuda.build import generate
+from qcompile.codegen.cuda.nvcc import GENERATIONS
+from qcompile.cuda import nvrtc
 from qcompile.cuda.launches import Argument
 from qcompile.errors import QCompileError
 from qcompile.ir.graph import propagate
@@ -44,6 +47,21 @@ def test_words_of_signs_are_the_votes_of_a_warp(golden: Callable[[str, str], Non
 
 def test_nothing_is_included_so_that_nvrtc_takes_it() -> None:
     assert "#include" not in _built(_case()).source
+
+
+@pytest.mark.skipif(not nvrtc.libraries(), reason="NVRTC is not installed")
+@pytest.mark.parametrize("arch", GENERATIONS)
+def test_nvrtc_takes_it(arch: int) -> None:
+    """Tensor cores, and tiles of threads, with what follows them."""
+    same = GEOMETRIES[0]
+    cases = [
+        _case(),
+        xnor_conv(128, 64, *same, tail="pack"),
+        int_conv(3, 32, *same, zero_point=9, tail="quantize"),
+        Case(_aten.linear.default, [(100,)], {"weight": torch.ones(40, 100)}),
+    ]
+    code = nvrtc.libraries()[0].compile(generate(joined(cases), Target("cuda")).source, arch)
+    assert code.startswith(b"\x7fELF")
 
 
 def test_a_launch_has_a_thread_for_each_channel_of_a_whole_word() -> None:
