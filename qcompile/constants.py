@@ -52,7 +52,7 @@ class Step:
 
     Attributes:
         op: "reshape" to `sizes`; "pad" with so many zeros after each dimension; "permute" to this
-            order of dimensions; "cast" integers to a wider type; "view" the bytes of the last
+            order of dimensions; "take" of the last dimension the elements of these numbers; "cast" integers to a wider type; "view" the bytes of the last
             dimension as another type; "bits": of the last dimension, one where the number is
             positive, the lowest of a byte first; what is missing of a byte is 0; "fields": of the
             last dimension so many of each number's lowest bits, the first in a byte's lowest.
@@ -123,6 +123,12 @@ def _viewed(x: Form, step: Step) -> Form | None:
     return None if rest else Form((*x.shape[:-1], size), step.dtype)
 
 
+def _taken(x: Form, step: Step) -> Form | None:
+    if not x.shape or not step.sizes or max(step.sizes) >= x.shape[-1]:
+        return None
+    return Form((*x.shape[:-1], len(step.sizes)), x.dtype)
+
+
 def _to_bits(x: Form, step: Step) -> Form | None:
     return Form((*x.shape[:-1], -(-x.shape[-1] // 8)), "uint8") if x.shape else None
 
@@ -148,6 +154,7 @@ _STEPS: dict[str, tuple[Callable[[Form, Step], Form | None], Callable[[Array, St
     "reshape": (_reshaped, lambda x, step: x.reshape(step.sizes)),
     "pad": (_padded, _pad),
     "permute": (_permuted, lambda x, step: x.transpose(step.sizes)),
+    "take": (_taken, lambda x, step: x[..., list(step.sizes)]),
     "cast": (_cast, lambda x, step: x.astype(step.dtype)),
     "view": (_viewed, lambda x, step: np.ascontiguousarray(x).view(step.dtype)),
     "fields": (_to_fields, _fields),
@@ -208,6 +215,10 @@ class Constant:
 
     def permute(self, *order: int) -> Constant:
         return self._then(Step("permute", order))
+
+    def take(self, *numbers: int) -> Constant:
+        """Of the last dimension the elements of these numbers, each as often as it is named."""
+        return self._then(Step("take", numbers))
 
     def cast(self, dtype: str) -> Constant:
         return self._then(Step("cast", dtype=dtype)) if dtype != self.dtype else self

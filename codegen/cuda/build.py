@@ -63,10 +63,13 @@ def generate(gm: GraphModule, target: Target) -> Built:
         kernel = kernel_of(gm, group, gpu)
         inputs = [placed.place(node) for node in group.inputs]
         results = [placed.place(node) for node in group.results]
-        name = f"{group.kind}_{str(group.anchor.target).split('.')[1]}".replace("-", "_")
+        kind = kernel.kind or group.kind
+        name = f"{kind}_{str(group.anchor.target).split('.')[1]}".replace("-", "_")
         program.add(name, kernel, inputs, results, macs_of(group.anchor))
         program.kernels.append(
-            kernel_info(group, placed, program.name, weights=kernel.weights, method=kernel.method)
+            kernel_info(
+                group, placed, program.name, kind, weights=kernel.weights, method=kernel.method
+            )
         )
     for node, number in placed.copies:
         place = placed.place(node)

@@ -49,12 +49,15 @@ class Matrix:
             where the contraction says so, or what is packed of it.
         piece: words that are copied at once.
         packed: whether the source is packed first.
+        planes: of which plane each of a tap's equal parts of words is, of weights; () where there is
+            one plane.
     """
 
     c: Contraction
     layout: Layout
     piece: int
     packed: bool
+    planes: tuple[int, ...] = ()
 
     @property
     def signed(self) -> bool:
@@ -118,7 +121,7 @@ class Matrix:
 
     def weights(self, columns: int) -> Constant:
         """Words `[groups, steps, columns, STEP]`: a block copies its columns of a step as they lie."""
-        values = (words_from if self.signs else constant_from)(self.c.weight)
+        values = self._words() if self.signs else constant_from(self.c.weight)
         groups, outputs = self.c.weight.shape[:2]
         taps = values.reshape(groups, outputs, -1, self.c.channels)
         rows = taps.pad(0, 0, 0, self.run - self.c.channels).reshape(groups, outputs, -1)
@@ -126,6 +129,16 @@ class Matrix:
         rows = rows.pad(0, columns - outputs, self.steps * step - rows.shape[2])
         ordered = rows.reshape(groups, columns, self.steps, step).permute(0, 2, 1, 3)
         return (ordered if self.signs else ordered.view("int32")).reshape(-1)
+
+    def _words(self) -> Constant:
+        """The words of signs; a plane that stands several times is stored once."""
+        if not self.planes:
+            return words_from(self.c.weight)
+        parts = self.c.weight.unflatten(-1, (len(self.planes), -1))
+        first = [self.planes.index(plane) for plane in range(max(self.planes) + 1)]
+        stored = words_from(parts[..., first, :].contiguous())
+        by_word = stored.reshape(-1, len(first), parts.shape[-1]).permute(0, 2, 1)
+        return by_word.take(*self.planes).permute(0, 2, 1).reshape(-1)
 
     def ones(self, splits: int) -> Tensor:
         """How many bits are 1 in each column, `[splits * groups * columns]`: of a part of the words."""
@@ -230,7 +243,7 @@ def matrix_of(w: CudaWriter) -> Matrix | None:
         layout = Layout((), layout.size, layout.dtype)
     piece = _piece(c, layout)
     matrix = Matrix(c, layout, piece, False) if piece else _packed(c, layout)
-    if sum(c.kernel[d] for d in matrix.bordered) > _BITS:
+    if not _can_tell(matrix):
         return None
     if matrix.signs:
         return matrix
@@ -239,6 +252,19 @@ def matrix_of(w: CudaWriter) -> Matrix | None:
     least, beyond = -128 if matrix.signed else 0, c.dot.zero_point + int(c.dot.fill)
     fits = c.weight.dtype is torch.int8 and least <= beyond <= least + 255
     return matrix if fits else None
+
+
+def sign_matrix(c: Contraction, layout: Layout, planes: tuple[int, ...]) -> Matrix | None:
+    """The matrices of a contraction of signs that are packed first, as in `layout`, words; None if
+    tensor cores cannot take them."""
+    piece = next(p for p in _PIECES if layout.channels % p == 0)
+    matrix = Matrix(c, layout, piece, True, planes)
+    return matrix if _can_tell(matrix) else None
+
+
+def _can_tell(matrix: Matrix) -> bool:
+    """Whether a row's mask has a bit for each tap's place at a border."""
+    return sum(matrix.c.kernel[d] for d in matrix.bordered) <= _BITS
 
 
 def _piece(c: Contraction, layout: Layout) -> int:

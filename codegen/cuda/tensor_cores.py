@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from qcompile.codegen.cuda import epilogue
@@ -9,6 +11,7 @@ from qcompile.codegen.cuda.epilogue import Epilogue
 from qcompile.codegen.cuda.matrices import STEP, Matrix, matrix_of
 from qcompile.codegen.cuda.mma import multiply
 from qcompile.codegen.cuda.panels import PACKED, pack
+from qcompile.codegen.cuda.sign_planes import SignPlanes, pack_planes, sign_planes
 from qcompile.codegen.cuda.tiles import Division, divisions
 from qcompile.codegen.cuda.writer import CudaKernel, CudaWriter, Part
 from qcompile.codegen.groups import INTEGER_CONTRACTIONS
@@ -22,7 +25,8 @@ def tensor_cores(w: CudaWriter) -> CudaKernel | None:
     """A contraction of signs or bytes; None if it is none, or other threads compute it sooner."""
     if w.group.anchor.target not in _TARGETS or w.group.pool is not None:
         return None
-    matrix = matrix_of(w)
+    planes = sign_planes(w)
+    matrix = planes.matrix if planes is not None else matrix_of(w)
     if matrix is None or (matrix.groups > 1 and matrix.columns < _FEWEST):
         return None
     small, large, most = divisions(matrix, packs=w.group.packs)
@@ -34,12 +38,19 @@ def tensor_cores(w: CudaWriter) -> CudaKernel | None:
         splits.append(small.splits)
     scratch = {}
     if matrix.packed:
-        parts = [Part(lambda w: pack(w, matrix)), *parts]
+        parts = [_packing(matrix, planes), *parts]
         scratch[PACKED] = (matrix.layout.dtype, matrix.layout.size)
     if max(splits) > 1:
         elements = max(splits) * matrix.pixels * matrix.groups * matrix.columns
         scratch[epilogue.PARTIAL] = ("int32", elements)
-    return w.kernel(*parts, scratch=scratch, method=_method(matrix, small, large, most))
+    kernel = w.kernel(*parts, scratch=scratch, method=_method(matrix, small, large, most))
+    return kernel if planes is None else replace(kernel, kind="bit-planes")
+
+
+def _packing(matrix: Matrix, planes: SignPlanes | None) -> Part:
+    if planes is None:
+        return Part(lambda w: pack(w, matrix))
+    return Part(lambda w: pack_planes(w, planes, PACKED))
 
 
 def _columns(matrix: Matrix, *ways: Division) -> int:

@@ -88,6 +88,7 @@ class CudaKernel:
         scratch: bytes of a sample of each scratch memory.
         weights: the constant that is a layer's weights, if there is one.
         method: how it is computed, where there was a choice: in a few words.
+        kind: what the arithmetic is, if not the group's.
     """
 
     codes: tuple[Code, ...]
@@ -95,6 +96,7 @@ class CudaKernel:
     scratch: tuple[int, ...] = ()
     weights: Constant | None = None
     method: str = ""
+    kind: str = ""
 
 
 class CudaWriter(Writer):

@@ -114,10 +114,10 @@ def methods_of(w: Writer, machine: Machine) -> tuple[str | None, ...]:
         return methods(machine, w.tensor(given[1]).shape[1])
     if node.target not in INTEGER_CONTRACTIONS:
         return (None,)
-    return integer_methods(machine, _factors(w, node))
+    return integer_methods(machine, factors_of(w, node))
 
 
-def _factors(w: Writer, node: Node) -> Factors:
+def factors_of(w: Writer, node: Node) -> Factors:
     """Of an integer convolution or matrix product."""
     if node.target is not _dialect.conv.default:
         source, weight, zero = arguments(node)
@@ -223,7 +223,7 @@ _OF_BYTES: dict[tuple[str, str], tuple[type[QuadDot], int]] = {
 
 
 def _product(w: Writer, node: Node, method: str | None) -> Product:
-    factors = _factors(w, node)
+    factors = factors_of(w, node)
     method = method or integer_methods(w.machine, factors)[0]
     if method == "int8":
         return Product(_of_bytes(w, arguments(node)[0], factors), factors.weight)

@@ -182,6 +182,14 @@ def test_memory_holds_the_values(unit: int, dtype: str) -> None:
     assert not memory[second + 7 : third].any()
 
 
+def test_elements_are_taken_as_often_as_they_are_named() -> None:
+    x = levels(4, 2 * 5 * 3).reshape(2, 5, 3)
+    taken = Constant(x.reshape(-1)).reshape(2, 5, 3).take(2, 0, 0, 1)
+    assert taken.shape == (2, 5, 4)
+    assert np.array_equal(taken.value(), x[..., [2, 0, 0, 1]])
+    assert expanded([taken])[: taken.form.nbytes].tobytes() == taken.value().tobytes()
+
+
 def test_places_are_aligned_and_apart() -> None:
     sizes = [0, 1, 63, 64, 65, 1000]
     for size, (start, end) in zip(sizes, pairwise(places(sizes)), strict=True):
@@ -197,6 +205,8 @@ def test_places_are_aligned_and_apart() -> None:
         (Step("permute", (1, 2)), "permute of int8"),
         (Step("cast", dtype="uint8"), "cast of int8"),
         (Step("view", dtype="int16"), "view of int8"),
+        (Step("take", (0, 3)), "take of int8"),
+        (Step("take"), "take of int8"),
         (Step("fly"), "there is no step 'fly'"),
         (Step("pad", (0, -1)), "pad to"),
     ],
