@@ -78,7 +78,7 @@ def places(library: bytes) -> dict[str, Place]:
             known = found.get(name)
             if place.size and (known is None or place.better(known)):
                 found[name] = place
-    except (struct.error, IndexError, KeyError, UnicodeDecodeError, _Unreadable) as error:
+    except (struct.error, IndexError, KeyError, ValueError) as error:
         raise QCompileError(
             f"the library does not say where its kernels are ({error})",
             hint="its debug information is missing or of another kind: compile the model again, with a "

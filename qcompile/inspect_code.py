@@ -150,7 +150,7 @@ def titled(kernel: Kernel, where: str, kernels: Sequence[Kernel] = ()) -> str:
     layers = dict.fromkeys(k.layer for k in kernels if k.name == kernel.name)
     others = ", ".join(layer for layer in layers if layer != kernel.layer)
     shared = f"; also of {others}" if others else ""
-    return f"{kernel.layer}: {how_of(kernel)}; {where}{shared}"
+    return f"{kernel.layer or kernel.name}: {how_of(kernel)}; {where}{shared}"
 
 
 def how_of(kernel: Kernel) -> str:

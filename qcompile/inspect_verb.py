@@ -150,15 +150,15 @@ def _program(options: argparse.Namespace, out: Console) -> None:
         found = [x for pattern in options.code for x in listings(archive, variant, pattern)]
         _print_code(list(dict.fromkeys(found)), out)
         return
+    variants = archive.info.variants
+    if options.arch is not None:
+        variants = (_variant(archive, options.arch),)
     _contents(archive, out)
-    if options.kernels:
-        first, *others = archive.info.variants
-        for variant in (first, *others):
-            if options.arch is None or variant is _variant(archive, options.arch):
-                title = f"kernels of {variant.arch}"
-                layers = archive.info.layers
-                whys = variant is first
-                out.print(inspect_kernels.table(title, variant.kernels, layers, whys=whys))
+    for variant in variants if options.kernels else ():
+        # What is known of choices is known of the first variant's.
+        whys = variant is archive.info.variants[0]
+        title, layers = f"kernels of {variant.arch}", archive.info.layers
+        out.print(inspect_kernels.table(title, variant.kernels, layers, whys=whys))
 
 
 def _variant(archive: Archive, arch: str | None) -> Variant:

@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from qcompile import cli, model_file, pipelines
+from qcompile import QCompileError, cli, model_file, pipelines
 from qcompile.inspect_graphs import Snapshots, changed, coloured, difference
 from qcompile.inspect_model import Inspected, inspected
 from qcompile.ir.graph import text, trace
@@ -79,6 +79,26 @@ def test_passes_are_found_by_number_name_title_and_stage() -> None:
     assert find("lowered") is find(last.title) is find(str(last.number)) is last
     assert find("converted").stage is Stage.CONVERTED
     assert snapshots().all[find("converted").number + 1].stage is Stage.LOWERED
+
+
+@pytest.mark.parametrize(
+    ("word", "message", "hint"),
+    [
+        ("merge-duplicates", "3 passes are called 'merge-duplicates'", "say which: 11-merge-"),
+        ("fold-treshold", "no pass is called 'fold-treshold'", "did you mean 'fold-threshold'?"),
+        ("nothing like it", "no pass is called 'nothing like it'", "--passes lists them: 0 to"),
+        ("99", "there is no pass 99", "they are numbered 0 to"),
+    ],
+)
+def test_passes_that_are_not_there(word: str, message: str, hint: str) -> None:
+    with pytest.raises(QCompileError, match=message) as caught:
+        snapshots().find(word)
+    assert hint in str(caught.value.hint)
+
+
+def test_layers_that_are_not_there() -> None:
+    with pytest.raises(QCompileError, match="no layer that has a kernel is called 'head'"):
+        network().code("head")
 
 
 def test_the_list_of_passes(capsys: pytest.CaptureFixture[str]) -> None:
