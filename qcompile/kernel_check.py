@@ -279,6 +279,7 @@ def bitpack(levels: Tensor) -> Tensor:
     low = (levels <= 0).movedim(1, -1)
     low = torch.nn.functional.pad(low, [0, -low.shape[-1] % ops.WORD])
     packed = np.packbits(low.numpy(), axis=-1, bitorder="little")
+    packed = np.ascontiguousarray(packed)  # numpy keeps the order of a matrix that is transposed
     return torch.from_numpy(packed.view("<i4").astype(np.int32, copy=False))
 
 

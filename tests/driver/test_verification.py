@@ -126,6 +126,17 @@ def test_several_inputs_and_outputs() -> None:
     assert report.outputs[1].top1_agreement is None
 
 
+def test_one_sample_of_one_dimension_is_verified() -> None:
+    model = nn.Sequential(
+        nn.Conv1d(2, 32, 3), nn.ReLU(), nn.Conv1d(32, 32, 3), nn.Flatten(), nn.Linear(32 * 6, 3)
+    )
+    x = torch.randn(2, 2, 10, generator=torch.Generator().manual_seed(0))
+    prepared = qcompile.prepare(model.eval(), x, qcompile.Recipe(bits=1))
+    prepared(x)
+    graph = qcompile.convert(prepared)
+    qcompile.verify(qcompile.compile(graph), graph, [x[:1], x]).raise_if_failed()
+
+
 def test_a_loaded_program_is_verified_too(tmp_path: Any) -> None:
     compiled().save(tmp_path / "net.qcp")
     qcompile.verify(qcompile.load(tmp_path / "net.qcp"), converted(), images(2)).raise_if_failed()
@@ -258,7 +269,10 @@ def test_the_fast_reference_equals_the_slow_one(
     assert torch.equal(fast, slow)
 
 
-@pytest.mark.parametrize("shape", [(3, 1), (2, 32, 5), (2, 40, 3, 4), (1, 70, 2, 2, 2)])
+@pytest.mark.parametrize(
+    "shape",
+    [(3, 1), (2, 32, 5), (2, 40, 3, 4), (1, 70, 2, 2, 2), (1, 32, 5), (1, 64, 5), (1, 32, 1, 5)],
+)
 @pytest.mark.parametrize("low", [-1, 0])
 def test_the_fast_packing_equals_the_slow_one(shape: tuple[int, ...], low: int) -> None:
     high = torch.rand(shape, generator=torch.Generator().manual_seed(0)) > 0.5
