@@ -102,8 +102,8 @@ class Report:
         sources = "; ".join(self.gpu.sources)
         return (
             f"{len(self.rows)} launches take {self.seconds * 1e6:.1f} µs at least: at most "
-            f"{rate:,.0f} samples a second ({LABEL}).\nKernels that run reach about 60 % of such "
-            f"bounds, and each launch costs some microseconds more.\nThe GPU: {sources}."
+            f"{rate:,.0f} samples a second, what launching costs left out ({LABEL}).\n"
+            f"The GPU: {sources}."
         )
 
     def json(self) -> str:

@@ -1,7 +1,7 @@
 """The least time that a launch of a kernel can take on a GPU, from its machine code alone.
 
 No time is known of how instructions wait for one another, so this is no prediction: it says what
-cannot be exceeded, were every pipe busy in every cycle. Real kernels reach some 60 % of it.
+cannot be exceeded, were every pipe busy in every cycle.
 
     blocks of the fullest SM   R = ceil(blocks / SMs)
     a pipe of a partition      cycles of a warp on it * ceil(R * warps / 4)

@@ -76,6 +76,10 @@ def test_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "Toy on RTX 3090 (sm_86), 8 samples: static bound, not measured" in out
     assert "3 launches take" in out
     assert out.count("not measured") == 2
+    assert (
+        "samples a second, what launching costs left out (static bound, not measured)."
+        in " ".join(out.split())
+    )
     assert "GA102 whitepaper" in out
 
 
