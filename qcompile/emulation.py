@@ -14,7 +14,7 @@ class Emulated:
     """A GPU that the CPU emulates, by `qcompile.emulator`.
 
     Attributes:
-        arch: compute capability, 80 for 8.0.
+        arch: compute capability, 80 for 8.0; `of` reads names too.
         order: in which blocks, warps and copies take their turns.
     """
 
@@ -23,16 +23,27 @@ class Emulated:
     emulated = True
 
     def __post_init__(self) -> None:
-        known = ", ".join(map(str, ARCHITECTURES))
         if self.arch not in ARCHITECTURES or type(self.arch) is not int:
-            raise QCompileError(
-                f"there is no GPU sm_{self.arch} to emulate", hint=f"one of {known}"
-            )
+            raise _unknown(self.arch)
         from qcompile import emulator
 
         if type(self.order) is not int or not 0 <= self.order < emulator.ORDERS:
             hint = f"a number from 0 to {emulator.ORDERS - 1}"
             raise QCompileError(f"order is {self.order!r}", hint=hint)
+
+    @staticmethod
+    def of(arch: int | str, order: int = 0) -> Emulated:
+        """The GPU of an architecture: 80 or "sm_80".
+
+        Raises:
+            QCompileError: there is no such architecture or order.
+        """
+        if not isinstance(arch, str):
+            return Emulated(arch, order)
+        digits = arch.strip().removeprefix("sm_")
+        if digits not in map(str, ARCHITECTURES):
+            raise _unknown(arch)
+        return Emulated(int(digits), order)
 
     def image(self, source: str) -> bytes:
         """The source, compiled for this CPU.
@@ -57,3 +68,9 @@ class Emulated:
         from qcompile import emulator
 
         driver(str(emulator.driver())).library.qc_emulator_set(self.order, 0, self.arch)
+
+
+def _unknown(arch: object) -> QCompileError:
+    name = f"sm_{arch}" if type(arch) is int else repr(arch)
+    known = ", ".join(f"sm_{number}" for number in ARCHITECTURES)
+    return QCompileError(f"there is no GPU {name} to emulate", hint=f"there are {known}")

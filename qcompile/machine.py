@@ -49,19 +49,33 @@ def choose(info: ProgramInfo, arch: str | None = None, where: str | None = None)
     raise QCompileError(what, where=where, hint=_hint(info, arch))
 
 
-def choose_emulated(info: ProgramInfo, arch: str | None, where: str | None) -> Variant:
-    """The first variant for GPUs, or the one that is asked for.
+def choose_emulated(
+    info: ProgramInfo, arch: str | None, where: str | None, emulated: int
+) -> Variant:
+    """The first variant for the GPU that is emulated, or the one that is asked for.
+
+    Args:
+        emulated: compute capability of that GPU, 80 for 8.0.
 
     Raises:
         QCompileError: there is none, or the one is for something else.
     """
     variants = info.variants if arch is None else (named(info, arch, where),)
     for variant in variants:
-        if variant.machine == CUDA:
+        if variant.machine == CUDA and (
+            variant.arch == CUDA or diagnosis.covers(variant.arch, emulated)
+        ):
             return variant
     held = ", ".join(v.arch for v in variants)
-    what = f"only code for GPUs can be emulated, this is for {held}"
-    raise QCompileError(what, where=where, hint='compile it for target="cuda"')
+    gpus = [v.arch for v in variants if v.machine == CUDA]
+    if not gpus:
+        what = f"only code for GPUs can be emulated, this is for {held}"
+        raise QCompileError(what, where=where, hint='compile it for target="cuda"')
+    raise QCompileError(
+        f"no sm_{emulated} can be emulated: the program has no code for it, but for {held}",
+        where=where,
+        hint=f'emulate {" or ".join(gpus)}, or compile it for target="cuda", which is for all GPUs',
+    )
 
 
 def _hint(info: ProgramInfo, arch: str | None) -> str:

@@ -177,7 +177,8 @@ class Program:
             QCompileError: this machine can run none, or not the one that was asked for.
         """
         if self._emulated is not None:
-            return choose_emulated(self.info, self.arch, self._archive.where)
+            where = self._archive.where
+            return choose_emulated(self.info, self.arch, where, self._emulated.arch)
         return choose(self.info, self.arch, self._archive.where)
 
     def runnable(self) -> tuple[Program, ...]:
@@ -198,18 +199,19 @@ class Program:
         program.num_threads = self._num_threads
         return program
 
-    def emulated(self, arch: int = 80, *, order: int = 0) -> Program:
+    def emulated(self, arch: int | str = 80, *, order: int = 0) -> Program:
         """The same program on the CPU, which emulates a GPU: as the source says, and slow.
 
         Args:
-            arch: compute capability of the GPU: 80 for 8.0.
+            arch: architecture of the GPU: 80 or "sm_80".
             order: in which blocks, warps and copies take their turns, where the GPU may choose.
 
         Raises:
-            QCompileError: the program has no variant for GPUs, or there is no such GPU.
+            QCompileError: the program has no variant for that GPU, or there is no such GPU.
         """
-        program = Program(self._archive, self.arch, emulated=Emulated(arch, order))
-        choose_emulated(self.info, self.arch, self._archive.where)
+        gpu = Emulated.of(arch, order)
+        program = Program(self._archive, self.arch, emulated=gpu)
+        choose_emulated(self.info, self.arch, self._archive.where, gpu.arch)
         program.num_threads = self._num_threads
         return program
 
@@ -276,7 +278,7 @@ class Program:
         return f"<Program {info.model}: {takes} -> {gives}, {target}, {self.size:,} bytes>"
 
 
-def load(path: PathLike, *, arch: str | None = None, emulate: int | None = None) -> Program:
+def load(path: PathLike, *, arch: str | None = None, emulate: int | str | None = None) -> Program:
     """Read a program that `save` wrote, and make it ready to run.
 
     The file holds machine code. It is checked for damage, not for malice: load what you trust.
@@ -284,14 +286,14 @@ def load(path: PathLike, *, arch: str | None = None, emulate: int | None = None)
     Args:
         arch: the variant to run, by the name of its processor ("haswell"), or "cuda"; if None, the
             best that this machine can. `program.info.variants` are all of them.
-        emulate: compute capability of a GPU (80 for 8.0) that the CPU is to emulate, which runs the
-            variant for GPUs slowly where there is none.
+        emulate: architecture of a GPU (80 or "sm_80") that the CPU is to emulate, which runs the
+            variant for it slowly where there is none.
 
     Raises:
         QCompileError: there is no such file, it is damaged or no program, it has no such variant,
             or this machine lacks the instructions that it was compiled for.
     """
-    emulated = None if emulate is None else Emulated(emulate)
+    emulated = None if emulate is None else Emulated.of(emulate)
     program = Program(unpack(read(path), str(path)), arch, emulated=emulated)
     program.library()
     return program

@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.text import Text
 
 from qcompile.errors import QCompileError
-from qcompile.ir.target import Target
 from qcompile.program_info import CUDA
 
 if TYPE_CHECKING:
@@ -92,8 +91,7 @@ def _opened(options: argparse.Namespace) -> Program:
     """
     from qcompile.program import load
 
-    emulate = None if options.emulate is None else Target("cuda", options.emulate).number
-    return load(options.program, arch=options.arch, emulate=emulate)
+    return load(options.program, arch=options.arch, emulate=options.emulate)
 
 
 def _run_how(program: Program, inputs: Sequence[Any], kind: str) -> str:

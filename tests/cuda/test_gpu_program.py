@@ -28,7 +28,7 @@ from toy_gpu import (
 from toy_library import affine_program, affine_variant
 
 import qcompile
-from qcompile import QCompileError, emulator
+from qcompile import QCompileError, cli, emulator
 from qcompile.cuda.library import GpuLibrary
 from qcompile.gpu import Gpu
 from qcompile.program import Program
@@ -204,8 +204,11 @@ def test_the_first_call_is_in_the_order_that_was_asked_for() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"arch": 61}, "there is no GPU sm_61 to emulate\n  one of 75, 80, "),
-        ({"arch": "80"}, "there is no GPU sm_80 to emulate"),
+        ({"arch": 61}, "there is no GPU sm_61 to emulate\n  there are sm_75, sm_80, "),
+        ({"arch": "sm_61"}, "there is no GPU 'sm_61' to emulate\n  there are sm_75, sm_80, "),
+        ({"arch": "sm_sm_80"}, "there is no GPU 'sm_sm_80' to emulate"),
+        ({"arch": "cuda"}, "there is no GPU 'cuda' to emulate"),
+        ({"arch": True}, "there is no GPU True to emulate"),
         ({"order": -1}, "order is -1\n  a number from 0 to 3"),
         ({"order": 4}, "order is 4\n  a number from 0 to 3"),
     ],
@@ -225,6 +228,41 @@ def test_a_saved_program_is_emulated(tmp_path: Path) -> None:
     check(loaded, 4)
     loaded.save(tmp_path / "again.qcp")
     assert (tmp_path / "again.qcp").read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["sm_86", "86", 86])
+def test_numbers_and_names(name: int | str, tmp_path: Path) -> None:
+    assert gpu_program().emulated(name).emulates == 86
+    gpu_program().save(tmp_path / "net.qcp")
+    assert qcompile.load(tmp_path / "net.qcp", emulate=name).emulates == 86
+
+
+def test_code_for_one_architecture_is_emulated_as_that(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "net.qcp"
+    made = gpu_program(arch="sm_86")
+    made.save(path)
+    check(made.emulated("sm_86"), 3)
+    message = "no sm_80 can be emulated: the program has no code for it, but for sm_86"
+    for run in (made.emulated, lambda: qcompile.load(path, emulate=80)):
+        with pytest.raises(QCompileError, match=message) as caught:
+            run()
+        assert str(caught.value.hint).startswith('emulate sm_86, or compile it for target="cuda"')
+    assert cli.main(["run", str(path), "--emulate", "sm_80"]) == cli.REFUSED
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert cli.main(["run", str(path), "--emulate", "86"]) == cli.OK
+    assert "emulated on the CPU as sm_86" in capsys.readouterr().err
+
+
+def test_of_several_the_code_for_the_emulated_gpu_runs() -> None:
+    variants = tuple(replace(VARIANT, arch=arch) for arch in ("sm_86", "sm_90", "cuda"))
+    archive = pack(replace(INFO, variants=variants), [b""] * 3, [CONSTANTS] * 3, [SOURCE] * 3)
+    made = Program(archive)
+    for arch, chosen in ((86, "sm_86"), (89, "sm_86"), (90, "sm_90"), (80, "cuda")):
+        assert made.emulated(arch).variant.arch == chosen
+    with pytest.raises(QCompileError, match=r"no sm_80 can be emulated: .*but for sm_90"):
+        made.as_variant("sm_90").emulated(80)
 
 
 def test_only_code_for_gpus_is_emulated() -> None:
