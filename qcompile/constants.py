@@ -52,10 +52,11 @@ class Step:
 
     Attributes:
         op: "reshape" to `sizes`; "pad" with so many zeros after each dimension; "permute" to this
-            order of dimensions; "take" of the last dimension the elements of these numbers; "cast" integers to a wider type; "view" the bytes of the last
-            dimension as another type; "bits": of the last dimension, one where the number is
-            positive, the lowest of a byte first; what is missing of a byte is 0; "fields": of the
-            last dimension so many of each number's lowest bits, the first in a byte's lowest.
+            order of dimensions; "take" of the last dimension the elements of these numbers; "cast"
+            integers to a wider type; "view" the bytes of the last dimension as another type;
+            "bits": of the last dimension, one where the number is positive, the lowest of a byte
+            first; what is missing of a byte is 0; "fields": of the last dimension so many of each
+            number's lowest bits, the first in a byte's lowest.
         sizes: a number for each dimension; for "fields" 1, 2, 4 or 8.
         dtype: of the result, for "cast" and "view".
     """
