@@ -284,7 +284,7 @@ def test_from_a_model_file_to_a_portable_program(
     assert used.split()[0] == "x86-64-v2"
     assert used.split()[-1] == "used"
     assert unused.split()[-2:] == ["would", "run"]
-    assert [line for line in rows if line.startswith("kernels of ")] == [
+    assert [line.rstrip() for line in rows if line.startswith("kernels of ")] == [
         f"kernels of {arch}" for arch in VARIANTS["x86_64"]
     ]
 
