@@ -14,7 +14,8 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from qcompile import QCompileError, cli, model_file, pipelines
+from qcompile import QCompileError, cli, inspect_verb, model_file, pipelines
+from qcompile.inspect_code import Listing
 from qcompile.inspect_graphs import Snapshots, changed, coloured, difference
 from qcompile.inspect_model import Inspected, inspected
 from qcompile.ir.graph import text, trace
@@ -141,15 +142,33 @@ def test_names_and_numbers() -> None:
     assert "%_1 = call_module 1:ReLU(%_0) : f32[1,2]" in text(gm, named=True)
 
 
-def test_a_diff_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["inspect", "net.py", "--diff", "converted", "lowered"]) == cli.OK
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("--- ")
-    assert lines[1] == f"+++ {snapshots().all[-1].title}"
+def test_a_graph_and_a_diff_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["inspect", "net.py", "--bits", "1", "--pass", "fold-threshold"]
+    assert cli.main([*words, "--diff", "converted", "lowered"]) == cli.OK
+    out = capsys.readouterr().out
+    assert out.startswith("rewrote: ")
+    graph, diff = out.split("\n--- ")
+    assert "qcompile.threshold(" in graph
+    assert "def forward(self, input):" in graph
+    titles, *lines = diff.split("\n+++ ")[1].splitlines()
+    assert titles == snapshots().all[-1].title
     assert any(line.startswith("+%xnor_matmul") for line in lines)
-    assert "\x1b" not in "".join(lines)  # no colours where it is no terminal
-    assert cli.main(["inspect", "net.py", "--diff", "traced", "1"]) == cli.OK
+    assert "\x1b" not in out  # no colours where it is no terminal
+
+
+def test_graphs_that_read_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    inspect_verb._print_diff(network(), ["traced", "1"], Console(highlight=False))
     assert capsys.readouterr().out == "00-traced and 01-read-torch-ao read the same\n"
+
+
+@pytest.mark.parametrize(("language", "word"), [("asm", "pushq"), ("cuda", "int")])
+def test_code_on_a_terminal(language: str, word: str) -> None:
+    shown = io.StringIO()
+    console = Console(file=shown, force_terminal=True, color_system="standard", width=60)
+    inspect_verb._print_code([Listing("fc: int8", (f"{word} x;",) * 2, language)], console)
+    text_ = shown.getvalue()
+    assert "\x1b[1mfc: int8\x1b[0m" in text_
+    assert re.sub("\x1b\\[[0-9;]*m", "", text_).count(f"{word} x;") == 2
 
 
 def test_colours_of_a_diff() -> None:
@@ -167,15 +186,6 @@ def test_colours_of_a_diff() -> None:
         "\x1b[32m+++ more\x1b[0m",
         "\x1b[31m--- less\x1b[0m",
     ]
-
-
-def test_the_graph_after_a_pass(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["inspect", "net.py", "--bits", "1", "--pass", "fold-threshold"]
-    assert cli.main(words) == cli.OK
-    out = capsys.readouterr().out
-    assert out.startswith("rewrote: ")
-    assert "qcompile.threshold(" in out
-    assert "def forward(self, input):" in out
 
 
 def test_kernels_and_code(capsys: pytest.CaptureFixture[str]) -> None:
