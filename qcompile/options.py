@@ -183,15 +183,25 @@ def targets(text: str, arch: str | None) -> tuple[Target, ...]:
     """What --target and --arch say.
 
     Raises:
-        QCompileError: they name no targets, or an architecture twice, or of which target is open.
+        QCompileError: they name no targets, or two architectures, or of which target is open.
     """
     found = Target.parse_all(text)
     if arch is None:
         return found
-    if len(found) > 1 or found[0].arch is not None:
-        what = "several targets" if len(found) > 1 else "one with its architecture"
+    first, *others = found
+    if others:
         raise QCompileError(
-            f"--arch {arch} is for one target without, and --target {text} is {what}",
+            f"--arch {arch} is for one target, and --target {text} is several",
             hint="put them all into --target, as in --target cuda:sm_86,cpu:haswell",
         )
-    return (Target.parse(f"{found[0].kind}:{arch}"),)
+    if first.arch is not None and first.arch != arch:
+        raise QCompileError(
+            f"--target {first} and --arch {arch} name two architectures",
+            hint=f"name one; or, for code for both, --target {first},{first.kind}:{arch}",
+        )
+    if first.kind == "cpu" and arch.startswith("sm_"):
+        raise QCompileError(
+            f"--arch {arch} is of GPUs, and the target is {first}",
+            hint=f"did you mean --target cuda --arch {arch}?",
+        )
+    return (Target.parse(f"{first.kind}:{arch}"),)

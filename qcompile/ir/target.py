@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import platform
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -11,6 +13,8 @@ from qcompile.nvidia import ARCHITECTURES
 
 KINDS = ("cpu", "cuda")
 PORTABLE = "portable"
+_OTHER_NAMES = {"gpu": "cuda", "gpus": "cuda", "nvidia": "cuda"}
+_GPU = re.compile(r"sm_\d+[af]?")
 # The processors whose code a portable program holds, the best first: each has instructions that the
 # kernels use and those below it lack. By family, as `platform.machine()` spells it.
 VARIANTS = {
@@ -48,8 +52,13 @@ class Target:
         if self.kind not in KINDS:
             raise QCompileError(
                 f"unknown target {self.kind!r}",
-                hint=f"targets: {', '.join(KINDS)}, cpu:{PORTABLE}, a processor, as in cpu:haswell, "
-                "or a GPU's architecture, as in cuda:sm_86",
+                hint=f"{_meant(self.kind, self.arch)}targets: {', '.join(KINDS)}, cpu:{PORTABLE}, a "
+                "processor, as in cpu:haswell, or a GPU's architecture, as in cuda:sm_86",
+            )
+        if self.kind == "cpu" and self.arch is not None and _GPU.fullmatch(self.arch):
+            raise QCompileError(
+                f"{self.arch} is an architecture of GPUs, and the target is cpu",
+                hint=f"did you mean cuda:{self.arch}?",
             )
         if self.kind == "cuda" and self.arch is not None:
             _check_architecture(self.arch)
@@ -95,7 +104,11 @@ class Target:
         """
         texts: Sequence[str | Target]
         if isinstance(given, str):
-            texts = given.split(",")
+            texts = given.split(",") if given.strip() else ()
+            if not all(map(str.strip, texts)):
+                raise QCompileError(
+                    f"a target is missing beside a comma of {given!r}", hint="as in cuda,cpu"
+                )
         elif isinstance(given, Sequence):
             texts = given
         else:
@@ -161,3 +174,15 @@ def _check_architecture(arch: str) -> None:
     raise QCompileError(
         f"unknown GPU architecture {arch!r}", hint=f"{meant}{known}; none means all of them"
     )
+
+
+def _meant(kind: str, arch: str | None) -> str:
+    """The beginning of a hint: which target it may be, "" if that is open."""
+    name = kind.casefold()
+    if arch is None and (name == PORTABLE or any(name in names for names in VARIANTS.values())):
+        return f"did you mean cpu:{name}? "
+    if arch is None and _GPU.fullmatch(name):
+        return f"did you mean cuda:{name}? "
+    close = difflib.get_close_matches(name, KINDS, n=1, cutoff=0.7)  # no cpu for a tpu
+    found = _OTHER_NAMES.get(name) or next(iter(close), None)
+    return f"did you mean {found}{f':{arch}' if arch else ''}? " if found else ""

@@ -122,6 +122,7 @@ def test_tuning_is_for_processors(narrow: GraphModule, tmp_path: Path) -> None:
     [
         ("cuda,cpu", None, "cuda,cpu"),
         ("cuda", "sm_86", "cuda:sm_86"),
+        ("cuda:sm_86", "sm_86", "cuda:sm_86"),
         ("cpu", "haswell", "cpu:haswell"),
     ],
 )
@@ -132,8 +133,9 @@ def test_the_architecture_may_be_an_option(target: str, arch: str | None, expect
 @pytest.mark.parametrize(
     ("target", "arch", "what"),
     [
-        ("cuda,cpu", "sm_86", "--target cuda,cpu is several targets"),
-        ("cuda:sm_80", "sm_86", "--target cuda:sm_80 is one with its architecture"),
+        ("cuda,cpu", "sm_86", "--arch sm_86 is for one target, and --target cuda,cpu is several"),
+        ("cuda:sm_80", "sm_86", "--target cuda:sm_80 and --arch sm_86 name two architectures"),
+        ("cpu", "sm_90", "--arch sm_90 is of GPUs, and the target is cpu"),
         ("cuda", "sm_52", "too old"),
         ("cuda", "", "no architecture after the colon"),
     ],
@@ -150,11 +152,28 @@ def test_an_architecture_without_its_target_is_refused(target: str, arch: str, w
         ("cuda:hopper", "unknown GPU architecture 'hopper'"),
         ("cuda,gpu", "unknown target 'gpu'"),
         ("cuda,cuda", "target cuda is named 2 times"),
-        ("cuda,", "unknown target ''"),
+        ("cuda,", "a target is missing beside a comma of 'cuda,'"),
+        ("", "there is no target"),
+        ("CUDA", "did you mean cuda? targets:"),
+        ("gpu", "did you mean cuda? targets:"),
+        ("gpu:sm_86", "did you mean cuda:sm_86? targets:"),
+        ("sm_86", "did you mean cuda:sm_86? targets:"),
+        ("cpu:sm_86", "did you mean cuda:sm_86?"),
+        ("cude,cpu", "did you mean cuda? targets:"),
     ],
 )
 def test_the_command_refuses_other_targets_at_once(
     target: str, what: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["there-is-no.py", "--target", target]) == cli.REFUSED
-    assert what in capsys.readouterr().err
+    assert what in " ".join(capsys.readouterr().err.split())
+
+
+def test_an_architecture_of_gpus_alone_is_answered_with_its_target(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["there-is-no.py", "--arch", "sm_90"]) == cli.REFUSED
+    assert "did you mean --target cuda --arch sm_90?" in capsys.readouterr().err
+    arguments = ["--target", "cuda:sm_86", "--arch", "sm_90"]
+    assert cli.main(["there-is-no.py", *arguments]) == cli.REFUSED
+    assert "for code for both, --target cuda:sm_86,cuda:sm_90" in capsys.readouterr().err

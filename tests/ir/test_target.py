@@ -33,6 +33,32 @@ def test_an_unknown_kind_is_refused(text: str) -> None:
     assert "cpu:haswell" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        *[("CUDA", "cuda"), ("gpu", "cuda"), ("cude", "cuda"), ("Gpu:sm_90", "cuda:sm_90")],
+        *[("CPU", "cpu"), ("haswell", "cpu:haswell"), ("portable", "cpu:portable")],
+        *[("sm_86", "cuda:sm_86"), ("tpu", ""), ("rocm", "")],
+    ],
+)
+def test_a_target_that_is_meant(text: str, meant: str) -> None:
+    with pytest.raises(QCompileError) as caught:
+        Target.parse(text)
+    start = f"did you mean {meant}? targets: cpu, cuda" if meant else "targets: cpu, cuda"
+    assert str(caught.value.hint).startswith(start)
+
+
+def test_an_architecture_of_gpus_is_no_processor() -> None:
+    with pytest.raises(QCompileError, match="sm_86 is an architecture of GPUs, and the target is"):
+        Target.parse("cpu:sm_86")
+
+
+@pytest.mark.parametrize("text", ["cuda,", ",cpu", "cuda,,cpu", ","])
+def test_a_comma_without_a_target(text: str) -> None:
+    with pytest.raises(QCompileError, match="a target is missing beside a comma of"):
+        Target.parse_all(text)
+
+
 @pytest.mark.parametrize("text", ["cpu", "cpu:haswell", "cuda", "cuda:sm_120"])
 def test_most_targets_are_one(text: str) -> None:
     assert Target.parse(text).variants() == (Target.parse(text),)
@@ -84,6 +110,8 @@ def test_a_target_cannot_be_named_twice() -> None:
 def test_no_target_at_all() -> None:
     with pytest.raises(QCompileError, match="there is no target"):
         Target.parse_all(())
+    with pytest.raises(QCompileError, match="there is no target"):
+        Target.parse_all(" ")
 
 
 def test_only_processors_have_names_of_llvm() -> None:
