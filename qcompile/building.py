@@ -14,7 +14,7 @@ from qcompile.codegen.build import Choose, build, by_default
 from qcompile.codegen.built import Built
 from qcompile.codegen.built import KernelInfo as BuiltKernel
 from qcompile.codegen.cuda.gpu import ARCHITECTURES
-from qcompile.codegen.cuda.nvcc import nvcc_version
+from qcompile.codegen.cuda.nvcc import lacks_compiler, nvcc_version
 from qcompile.fingerprint import fingerprint
 from qcompile.ir.graph import TensorSpec, calls, spec
 from qcompile.ir.plan import LayerPlan
@@ -37,9 +37,14 @@ if TYPE_CHECKING:
     from qcompile.steps import Step
 
 _SOURCE_ALONE = (
-    "There is no nvcc here, so the file holds CUDA source alone, and NVRTC compiles it where the "
-    "program is loaded: pip install nvidia-cuda-nvrtc on that machine. Or install nvcc here "
-    '(pip install "qcompile[cuda]") and compile again: then the file holds machine code.'
+    "{}, so the file holds CUDA source alone, and NVRTC compiles it where the program is loaded: "
+    "pip install nvidia-cuda-nvrtc on that machine. Or install {} and compile again: then the file "
+    "holds machine code."
+)
+_NO_NVCC = ("There is no nvcc here", 'nvcc here (pip install "qcompile[cuda]")')
+_NO_COMPILER = (
+    "The nvcc here needs g++ beside it, which there is not",
+    "g++ (Debian: apt install g++; or NVCC_CCBIN names it)",
 )
 _OLD_NVCC = (
     "This nvcc makes no machine code for {}: drivers of such GPUs compile the file's PTX ({}), "
@@ -98,7 +103,7 @@ def _source_notes(made: Sequence[Built]) -> tuple[str, ...]:
     """What to know of a program whose code for GPUs is source, or PTX, where it might be machine code."""
     notes = []
     if any(built.family == CUDA and not built.features for built in made):
-        notes.append(_SOURCE_ALONE)
+        notes.append(_SOURCE_ALONE.format(*(_NO_COMPILER if lacks_compiler() else _NO_NVCC)))
     for built in made:
         held = {feature.removeprefix("sm_") for feature in built.features}
         lacking = [f"sm_{one}" for one in ARCHITECTURES if str(one) not in held]

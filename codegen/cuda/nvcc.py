@@ -24,6 +24,9 @@ GENERATIONS = (75, 80, 90, 100)
 _FLAGS = ("-O3", "-w", "--fmad=false", "--allow-unsupported-compiler")
 _SMALL = "--compress-mode=size"
 _SMALL_SINCE = (12, 8)
+_HOST = ("PATH", "NVCC_CCBIN", "NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS")  # lead to a host compiler
+_NO_COMPILER = re.compile(r"preprocess|gcc|g\+\+|cc1plus|host compiler")
+_NEEDS_COMPILER = "nvcc needs g++ beside it (Debian: apt install g++), or NVCC_CCBIN that names it"
 _MESSAGE = re.compile(r"\b(?:error|fatal)\b")
 _INSTALL = (
     'install it (pip install "qcompile[cuda]", or the CUDA toolkit) and have it on PATH or let '
@@ -32,9 +35,16 @@ _INSTALL = (
 
 
 def find_nvcc() -> str | None:
-    """The path of nvcc: of the toolkit that CUDA_HOME or CUDA_PATH names, on PATH, or of NVIDIA's
-    Python package; None if there is none."""
-    return find_tool("nvcc")
+    """The path of an nvcc that works: of the toolkit that CUDA_HOME or CUDA_PATH names, on PATH, or of
+    NVIDIA's Python package; None if there is none, or no host compiler for it."""
+    nvcc = find_tool("nvcc")
+    return None if nvcc is None or lacks_compiler() else nvcc
+
+
+def lacks_compiler() -> bool:
+    """Whether there is an nvcc, but not the host compiler (g++) that it preprocesses with."""
+    nvcc = find_tool("nvcc")
+    return nvcc is not None and _lacks_compiler(nvcc, *map(os.environ.get, _HOST))
 
 
 def nvcc_version() -> tuple[int, int]:
@@ -149,16 +159,33 @@ def _run(command: Sequence[str], folder: str | None = None) -> str:
     if done.returncode:
         lines = (done.stderr + done.stdout).splitlines()
         told = next(filter(_MESSAGE.search, lines), lines[0] if lines else "it says nothing")
-        hint = "nvcc needs g++ beside it" if "preprocess" in told or "gcc" in told else None
+        hint = _NEEDS_COMPILER if _NO_COMPILER.search(told) else None
         raise QCompileError(f"{command[0]} fails: {told.strip()}", hint=hint)
     return done.stdout
 
 
 def _nvcc() -> str:
     nvcc = find_nvcc()
+    if nvcc is None and lacks_compiler():
+        raise QCompileError("nvcc finds no g++", hint=_NEEDS_COMPILER)
     if nvcc is None:
         raise QCompileError("nvcc was not found", hint=_INSTALL)
     return nvcc
+
+
+@functools.cache
+def _lacks_compiler(nvcc: str, *_: str | None) -> bool:
+    """Try it on an empty file; the rest is what the answer depends on, and lets it be kept.
+
+    Any other fault is left to be told by what takes nvcc.
+    """
+    with tempfile.TemporaryDirectory(prefix="qcompile-nvcc-") as folder:
+        Path(folder, "empty.cu").touch()
+        try:
+            _run([nvcc, "-E", "empty.cu"], folder)
+        except QCompileError as error:
+            return error.hint == _NEEDS_COMPILER
+    return False
 
 
 @functools.cache

@@ -174,6 +174,23 @@ def test_an_old_nvcc_is_refused_before_training(
     assert "nvcc 12.4 does not know sm_100, sm_121" in said(capsys.readouterr().err)
 
 
+def test_an_nvcc_without_gxx_is_none_and_the_file_says_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler = Path("bin/nvcc")
+    compiler.parent.mkdir()
+    compiler.write_text(
+        "#!/bin/sh\necho nvcc fatal : Failed to preprocess host compiler properties. >&2\nexit 1\n",
+        encoding="utf-8",
+    )
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CUDA_HOME", str(Path.cwd()))
+    monkeypatch.setattr(build, "find_nvcc", nvcc.find_nvcc)
+    out, _ = ran(capsys, "net.py", "--target", "cuda", "--no-verify", "-o", "net.qcp")
+    assert "The nvcc here needs g++ beside it, which there is not, so the file holds CUDA" in out
+    assert "There is no nvcc" not in out
+
+
 def test_what_is_for_processors_is_refused_before_training(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

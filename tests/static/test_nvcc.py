@@ -154,7 +154,7 @@ def test_an_nvcc_that_is_too_old_for_an_architecture(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("raise SystemExit('fatal : Failed to preprocess')", "fails: fatal : Failed to preprocess"),
+        ("raise SystemExit('fatal : Failed to preprocess')", r"nvcc finds no g\+\+"),
         ("raise SystemExit(3)", "fails: it says nothing"),
         ("print('hello')", "says no version"),
     ],
@@ -177,19 +177,31 @@ def test_an_nvcc_that_cannot_be_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @needs_nvcc
-def test_an_nvcc_without_a_host_compiler_says_what_it_lacks(
+def test_an_nvcc_without_a_host_compiler_counts_as_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = str(nvcc.find_nvcc())
-    nvcc.known_architectures()
-    monkeypatch.setattr(nvcc, "find_tool", lambda name: found)
-    monkeypatch.setenv("PATH", str(tmp_path))
+    found, compiler = str(find_tool("nvcc")), shutil.which("g++")
     shell = shutil.which("sh", path="/bin:/usr/bin")
     assert shell is not None
     (tmp_path / "sh").symlink_to(shell)
-    with pytest.raises(QCompileError, match="fails") as caught:
+    assert not nvcc.lacks_compiler()
+    monkeypatch.setattr(nvcc, "find_tool", lambda name: found)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert nvcc.lacks_compiler()
+    assert nvcc.find_nvcc() is None
+    assert nvcc.known_architectures() == ()
+    nvcc.check((80,))
+    with pytest.raises(QCompileError, match=r"nvcc finds no g\+\+") as caught:
         nvcc.cubin(COPY, 80)
-    assert caught.value.hint == "nvcc needs g++ beside it"
+    assert "apt install g++" in str(caught.value.hint)
+    assert compiler is not None
+    monkeypatch.setenv("NVCC_CCBIN", compiler)
+    assert nvcc.find_nvcc() == found
+
+
+def test_without_nvcc_no_compiler_is_lacking(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nvcc, "find_tool", lambda name: None)
+    assert not nvcc.lacks_compiler()
 
 
 def test_where_tools_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
