@@ -35,6 +35,9 @@ STEP = 16  # words of a row that a step of the main loop multiplies
 MMA = 8  # words that one instruction multiplies
 BYTES = 4  # of a word
 _PIECES = (4, 2, 1)  # words that are copied at once
+_COUNTED = (
+    2**31 // (128 * 32) - 1
+)  # words whose ones int32 holds 128-fold, as products of bytes count
 _BITS = 31  # taps that a row's mask tells of; the last bit stands for what no row has
 NOWHERE = -1 << _BITS
 
@@ -246,7 +249,7 @@ def matrix_of(w: CudaWriter) -> Matrix | None:
     if not _can_tell(matrix):
         return None
     if matrix.signs:
-        return matrix
+        return matrix if matrix.words <= _COUNTED else None
     assert isinstance(c.dot, SingleDot)
     assert not isinstance(c.dot.fill, Tensor)
     least, beyond = -128 if matrix.signed else 0, c.dot.zero_point + int(c.dot.fill)

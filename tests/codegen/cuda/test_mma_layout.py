@@ -11,6 +11,7 @@ from compiling import Case
 from layers import GEOMETRIES, int_conv, integers, xnor_conv
 from torch import Tensor
 
+from qcompile.codegen.cuda import matrices
 from qcompile.codegen.cuda.build import generate
 from qcompile.codegen.cuda.gpu import gpu_of
 from qcompile.codegen.cuda.matrices import NOWHERE, STEP, Matrix, matrix_of
@@ -103,6 +104,17 @@ def test_signs_beyond_the_border_are_those_of_channels_alone() -> None:
     assert m.piece == 2
     assert pieces[numbers[0]] == (-1, 0xFF)
     assert pieces[numbers[9]] == (0, 0)  # after nine taps: words that fill the step
+
+
+def test_sums_of_signs_fit_into_an_int(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where products of bytes count them, all are 128-fold."""
+    words = matrices._COUNTED
+    assert 128 * 32 * words < 2**31 <= 128 * 32 * (words + 1)
+    case = xnor_conv(256, 8, *_SAME)
+    monkeypatch.setattr(matrices, "_COUNTED", found(case).words)
+    assert matrix(case) is not None
+    monkeypatch.setattr(matrices, "_COUNTED", found(case).words - 1)
+    assert matrix(case) is None
 
 
 def test_ones_are_counted_by_part() -> None:
