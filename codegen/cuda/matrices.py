@@ -35,9 +35,8 @@ STEP = 16  # words of a row that a step of the main loop multiplies
 MMA = 8  # words that one instruction multiplies
 BYTES = 4  # of a word
 _PIECES = (4, 2, 1)  # words that are copied at once
-_COUNTED = (
-    2**31 // (128 * 32) - 1
-)  # words whose ones int32 holds 128-fold, as products of bytes count
+# Words of a row whose ones int32 holds 128-fold, as products of bytes count them.
+_COUNTED = 2**31 // (128 * 32) - 1
 _BITS = 31  # taps that a row's mask tells of; the last bit stands for what no row has
 NOWHERE = -1 << _BITS
 
