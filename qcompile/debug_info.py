@@ -7,6 +7,7 @@ names is in the debug information.
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ from qcompile.errors import QCompileError
 Ranges = tuple[tuple[int, int], ...]
 
 _VERSION = 4
+_COMPRESSED, _ZLIB = 0x800, 1  # a flag of sections; a way to compress them
+_MOST = 1 << 28  # bytes of such a section
 _INLINED, _SUBPROGRAM, _UNIT = 0x1D, 0x2E, 0x11  # tags
 _NAME, _LOW, _HIGH, _ORIGIN, _RANGES = 0x03, 0x11, 0x12, 0x31, 0x55  # attributes
 _ADDRESS, _STRING, _INDIRECT_STRING = 0x01, 0x08, 0x0E  # forms
@@ -78,7 +81,7 @@ def places(library: bytes) -> dict[str, Place]:
             known = found.get(name)
             if place.size and (known is None or place.better(known)):
                 found[name] = place
-    except (struct.error, IndexError, KeyError, ValueError) as error:
+    except (struct.error, zlib.error, IndexError, KeyError, ValueError) as error:
         raise QCompileError(
             f"the library does not say where its kernels are ({error})",
             hint="its debug information is missing or of another kind: compile the model again, with a "
@@ -94,10 +97,20 @@ def _sections(library: bytes) -> dict[str, bytes]:
     size, count, names = struct.unpack_from("<3H", library, 0x3A)
     headers = [struct.unpack_from("<IIQQQQ", library, table + i * size) for i in range(count)]
     text = library[headers[names][4] :]
-    found = {_text(text, h[0]): library[h[4] : h[4] + h[5]] for h in headers}
+    found = {_text(text, h[0]): _body(library[h[4] : h[4] + h[5]], h[2]) for h in headers}
     if not {".debug_info", ".debug_abbrev"} <= found.keys():
         raise _Unreadable("there is none")
     return found
+
+
+def _body(data: bytes, flags: int) -> bytes:
+    """What a section holds, where its linker compressed it too."""
+    if not flags & _COMPRESSED:
+        return data
+    kind, _, size = struct.unpack_from("<IIQ", data)
+    if kind != _ZLIB or size > _MOST:
+        raise _Unreadable("it is compressed in another way")
+    return zlib.decompressobj().decompress(data[24:], size)
 
 
 def _text(data: bytes, at: int) -> str:

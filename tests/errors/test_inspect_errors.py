@@ -6,6 +6,7 @@ import platform
 import shutil
 import struct
 import sys
+import zlib
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -154,8 +155,8 @@ def test_a_source_without_a_function() -> None:
 # --- debug information ---------------------------------------------------------------------------
 
 
-def elf(**sections: bytes) -> bytes:
-    """A 64-bit ELF file of nothing but sections."""
+def elf(sections: dict[str, bytes], flags: int = 0) -> bytes:
+    """A 64-bit ELF file of nothing but sections with these flags, and their names."""
     names, bodies = b"\0", b""
     headers = [(0, 0, 0)]
     for name, body in [*sections.items(), ("shstrtab", b"")]:
@@ -166,7 +167,11 @@ def elf(**sections: bytes) -> bytes:
     table = 64 + len(bodies) + len(names)
     head = b"\x7fELF\x02\x01".ljust(0x28, b"\0") + struct.pack("<Q", table)
     head = head.ljust(0x3A, b"\0") + struct.pack("<3H", 64, len(headers), len(headers) - 1)
-    rows = [struct.pack("<IIQQQQ24x", at, 1, 0, 0, start, size) for at, start, size in headers]
+    flagged = [0, *[flags] * len(sections), 0]
+    rows = [
+        struct.pack("<IIQQQQ24x", at, 1, flag, 0, start, size)
+        for flag, (at, start, size) in zip(flagged, headers, strict=True)
+    ]
     return head + bodies + names + b"".join(rows)
 
 
@@ -177,13 +182,23 @@ def unit(form: int, value: bytes, version: int = 4) -> dict[str, bytes]:
     return {"debug_info": info, "debug_abbrev": bytes([1, 0x11, 0, 3, form, 0, 0, 0])}
 
 
+def compressed(sections: dict[str, bytes]) -> bytes:
+    """As linkers compress them."""
+    packed = {
+        name: struct.pack("<IIQQ", 1, 0, len(body), 1) + zlib.compress(body)
+        for name, body in sections.items()
+    }
+    return elf(packed, 0x800)
+
+
 @cache
 def whole() -> bytes:
-    return elf(**unit(0x08, b"name\0"))
+    return elf(unit(0x08, b"name\0"))
 
 
 def test_debug_information_that_can_be_read() -> None:
     assert places(whole()) == {}
+    assert places(compressed(unit(0x08, b"name\0"))) == {}
 
 
 @pytest.mark.parametrize(
@@ -192,11 +207,17 @@ def test_debug_information_that_can_be_read() -> None:
         (b"", "it is no 64-bit ELF file"),
         (b"\x7fELF\x01\x01" + bytes(100), "it is no 64-bit ELF file"),
         (b"\x7fELF\x02\x01", "unpack_from requires a buffer"),
-        (elf(text=b"code"), "there is none"),
-        (elf(**unit(0x08, b"name\0", version=5)), "DWARF 5 instead of 4"),
-        (elf(**unit(0x7F, b"name\0")), "form 0x7f"),
-        (elf(**unit(0x08, b"name")), "subsection not found"),
-        (elf(**unit(0x08, b"") | {"debug_abbrev": b"\1"}), "index out of range"),
+        (elf({"text": b"code"}), "there is none"),
+        (elf(unit(0x08, b"name\0", version=5)), "DWARF 5 instead of 4"),
+        (elf(unit(0x7F, b"name\0")), "form 0x7f"),
+        (elf(unit(0x08, b"name")), "subsection not found"),
+        (elf(unit(0x08, b"") | {"debug_abbrev": b"\1"}), "index out of range"),
+        (elf({"debug_info": b""}, 0x800), "unpack_from requires a buffer"),
+        (elf({"debug_info": bytes([1]).ljust(40, b"\0")}, 0x800), "while decompressing data"),
+        (
+            elf({"debug_info": bytes([2]).ljust(40, b"\0")}, 0x800),
+            "it is compressed in another way",
+        ),
         (whole()[:100], "unpack_from requires a buffer"),
     ],
 )
