@@ -130,3 +130,22 @@ def verdict(found: VerifyReport, *, fake_quant_equal: bool) -> RenderableType:
 def saved(path: str, size: int, how: str = "") -> RenderableType:
     """Where the program is, and how it was verified where that needs saying."""
     return Text.assemble("wrote ", (path, "bold"), f", {size:,} bytes", how and f"; {how}")
+
+
+def how(native: Sequence[str], emulated: str) -> str:
+    """How a program with code for GPUs that are not here was verified.
+
+    Args:
+        native: what its code ran on as it is.
+        emulated: what ran the code for GPUs, "emulated on the CPU as sm_80"; "" for nothing.
+    """
+    if not native:
+        return f"verified, {emulated}" if emulated else "NOT verified"
+    rest = f"and the code for GPUs {emulated}" if emulated else "NOT verified for GPUs"
+    return f"verified on {listed(native)}, {rest}"
+
+
+def listed(names: Sequence[object]) -> str:
+    """One or more: "a, b and c"."""
+    *others, last = map(str, names)
+    return f"{', '.join(others)} and {last}" if others else last

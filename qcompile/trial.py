@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import torch
@@ -25,6 +25,7 @@ from qcompile.model_file import Inputs, ModelFile
 from qcompile.program import Program
 from qcompile.program_info import CUDA, Variant
 from qcompile.recording import Recording
+from qcompile.report import listed
 from qcompile.steps import Steps
 from qcompile.verification import verify
 
@@ -66,8 +67,7 @@ class Emulation:
     sizes: tuple[int, ...]
 
     def __str__(self) -> str:
-        names = [f"sm_{arch}" for arch in self.arches]
-        return f"verified, emulated on the CPU as {_listed(names)}"
+        return f"emulated on the CPU as {listed([f'sm_{arch}' for arch in self.arches])}"
 
 
 @dataclass(frozen=True)
@@ -101,20 +101,25 @@ class Trial:
             How it was verified if that needs saying, "" if not; None if it is wrong.
         """
         lacking = [v for v in program.info.variants if v.machine == CUDA and obstacle(v)]
-        no_gpu = "no GPU here" if diagnose() else "no such GPU here"
         here = bool(runnable(program.info))
         if self.threads is not None:
             program.num_threads = self.threads
         batches = self._evaluate(program, here)
         emulation = self._emulation(program, lacking, batches) if self.verified else None
-        if not here and emulation is None:
+        if self.verified and not here and emulation is None:
             self._say_why(program)
         elif self.verified and not self._verify(program, batches, emulation):
             return None
         self._time(program, here, lacking)
+        if not self.verified:
+            return "NOT verified: --no-verify"
         if not lacking:
             return ""
-        return f"{emulation or 'NOT verified' + ' for GPUs' * here}: {no_gpu}"
+        gpus = [v for v in runnable(program.info) if v.machine == CUDA and emulation is None]
+        cpus = [v for v in runnable(program.info) if v.machine != CUDA]
+        native = ["this processor"] * bool(cpus) + ["this GPU"] * bool(gpus)
+        no_gpu = "no GPU here" if diagnose() else "no such GPU here"
+        return f"{report.how(native, str(emulation or ''))}: {no_gpu}"
 
     def _evaluate(self, program: Program, here: bool) -> Sequence[Inputs]:
         """Show the program's accuracy if it runs here; gives what it is to be verified on."""
@@ -132,7 +137,9 @@ class Trial:
         try:
             choose(program.info)
         except QCompileError as error:
-            self.steps.note(f"Not verified, since this machine cannot run it: {error.what}.")
+            self.steps.note(
+                f"Not verified, since this machine cannot run it: {_without_reason(error.what)}."
+            )
 
     # --- right? ----------------------------------------------------------------------------------
 
@@ -148,14 +155,14 @@ class Trial:
         total = sum(batch[0].shape[0] for batch in batches)
         with self.steps("build the emulation of a GPU"):
             found = _affordable(program, lacking, tuple(x[:1] for x in batches[0]), total)
-        sizes = f"{'a batch' if len(found.sizes) == 1 else 'batches'} of {_listed(found.sizes)}"
+        sizes = f"{'a batch' if len(found.sizes) == 1 else 'batches'} of {listed(found.sizes)}"
         left_out = [f"sm_{arch}" for arch in _arches(lacking) if arch not in found.arches]
         beyond = [n for n in _needed(lacking) if n not in found.sizes]
         if beyond:
             left_out.append(f"what runs in batches of {beyond[0]} and more alone")
         self.steps.note(
             f"{_no_gpu(lacking)} The CPU emulates one, for {sizes} of {total:,} samples."
-            + (f" Left out, for want of time or samples: {_listed(left_out)}." if left_out else "")
+            + (f" Left out, for want of time or samples: {listed(left_out)}." if left_out else "")
         )
         return found
 
@@ -171,6 +178,7 @@ class Trial:
                 emulate=emulation.arches if emulation else None,
                 emulated_inputs=_of_sizes(batches, emulation.sizes) if emulation else None,
             )
+        found = replace(found, unverified=tuple(map(_without_reason, found.unverified)))
         report.show(self.out, report.verdict(found, fake_quant_equal=same))
         return same and found.ok
 
@@ -227,6 +235,12 @@ def _no_gpu(lacking: Sequence[Variant]) -> str:
     if why:
         return f"No GPU here: {why}."
     return f"The code for {lacking[0].arch} {obstacle(lacking[0])}."
+
+
+def _without_reason(text: str) -> str:
+    """What code for GPUs lacks, without why there is none: that was said before, at length."""
+    why = diagnose()
+    return text.replace(f", and {why}", "") if why else text
 
 
 def _machine_code(variants: Sequence[Variant]) -> str:
@@ -292,8 +306,3 @@ def _arches(variants: Sequence[Variant]) -> tuple[int, ...]:
     """What is emulated for variants, the most telling first."""
     own = [int(v.arch.removeprefix("sm_")) for v in variants if v.arch != CUDA]
     return (*dict.fromkeys(own), *(EMULATED if len(own) < len(variants) else ()))
-
-
-def _listed(names: Sequence[object]) -> str:
-    *others, last = map(str, names)
-    return f"{', '.join(others)} and {last}" if others else last

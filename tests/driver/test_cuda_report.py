@@ -51,9 +51,21 @@ def test_an_emulation_that_fails() -> None:
 
 def test_the_last_line_says_how() -> None:
     out = io.StringIO()
-    how = f"{Emulation((80, 90, 75), (4,))}: no GPU here"
+    how = f"{report.how([], str(Emulation((80, 90, 75), (4,))))}: no GPU here"
     Console(file=out, width=200).print(report.saved("net.qcp", 1234, how))
     assert out.getvalue() == (
         "wrote net.qcp, 1,234 bytes; verified, emulated on the CPU as sm_80, sm_90 and sm_75: "
         "no GPU here\n"
     )
+
+
+def test_the_last_line_says_what_ran_where() -> None:
+    emulated = str(Emulation((80,), (1,)))
+    on = "verified on this processor"
+    assert report.how(["this processor"], emulated) == (
+        f"{on}, and the code for GPUs emulated on the CPU as sm_80"
+    )
+    assert report.how(["this processor", "this GPU"], "") == (
+        f"{on} and this GPU, NOT verified for GPUs"
+    )
+    assert report.how([], "") == "NOT verified"
