@@ -45,7 +45,7 @@ examples:
 """
 _OF_PROGRAMS = {"batch", "json"}
 _OF_BOTH = {"subject", "kernels", "code", "target", "arch", "debug"}
-_SHOWN = ("passes", "pass_", "diff", "code", "kernels")
+_SHOWN = ("passes", "pass_", "diff", "kernels", "code")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -145,11 +145,17 @@ def _program(options: argparse.Namespace, out: Console) -> None:
         more = ", --code or --kernels" if given[0] == "arch" else ""
         what = f"--{given[0]} goes with --target {CUDA}{more}"
         raise QCompileError(what, where=options.subject)
-    if options.code:
+    found = []
+    if options.code:  # before anything is printed: there may be no such layer
         variant = _variant(archive, options.arch)
         found = [x for pattern in options.code for x in listings(archive, variant, pattern)]
-        _print_code(list(dict.fromkeys(found)), out)
-        return
+    if options.kernels or not options.code:
+        _whole(archive, options, out)
+    _print_code(list(dict.fromkeys(found)), out)
+
+
+def _whole(archive: Archive, options: argparse.Namespace, out: Console) -> None:
+    """What a program holds, and its kernels where they are asked for."""
     variants = archive.info.variants
     if options.arch is not None:
         variants = (_variant(archive, options.arch),)
@@ -176,7 +182,8 @@ def _bounds(archive: Archive, options: argparse.Namespace, out: Console) -> None
         raise QCompileError(
             f"--target {options.target}: of a program, it is {CUDA}",
             where=options.subject,
-            hint="--arch names a variant, for --code and --kernels",
+            hint=f"for bounds of an architecture: --target {CUDA} --arch NAME; for --code and --kernels, "
+            "--arch names a variant",
         )
     if shown := next((name for name in ("code", "kernels") if getattr(options, name)), ""):
         raise QCompileError(
@@ -205,8 +212,8 @@ def _contents(archive: Archive, out: Console) -> None:
 
 def _variants(archive: Archive) -> Table:
     """One row a variant: for what, how large, whether it is used on this machine."""
-    table = Table("variant", "processors", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("bytes of code", justify="right")
+    table = Table("variant", "runs on", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("bytes of code, packed", justify="right")
     table.add_column("tuned kernels", justify="right")
     table.add_column("here")
     chosen = next(iter(runnable(archive.info)), None)
@@ -214,14 +221,15 @@ def _variants(archive: Archive) -> Table:
         here = obstacle(variant) or ("used" if variant is chosen else "would run")
         size = f"{code:,}"
         tuned = str(sum(bool(kernel.tuned) for kernel in variant.kernels))
-        table.add_row(*map(Text, (variant.arch, variant.machine, size, tuned, here)))
+        machine = "NVIDIA GPUs" if variant.machine == CUDA else variant.machine
+        table.add_row(*map(Text, (variant.arch, machine, size, tuned, here)))
     return table
 
 
 def _gpu_code(archive: Archive) -> list[str]:
     """What the variants for GPUs hold, a line each."""
     lines = []
-    for variant in archive.info.variants:
+    for variant, packed in zip(archive.info.variants, archive.sizes.code, strict=True):
         if variant.machine != CUDA:
             continue
         source, image = archive.source(variant), archive.library(variant)
@@ -230,10 +238,10 @@ def _gpu_code(archive: Archive) -> list[str]:
         held = f"{len(source.encode()):,} bytes of CUDA source"
         if image:
             newer = f" and, as PTX ({', '.join(ptx)}), newer ones" if ptx else ""
-            held += f", {len(image):,} of machine code for {', '.join(exact)}{newer}"
+            held += f" and {len(image):,} of machine code for {', '.join(exact)}{newer}"
         else:
             held += " alone, which NVRTC compiles where the program is loaded"
-        lines.append(f"{variant.arch} holds {held}")
+        lines.append(f"{variant.arch} holds {packed:,} bytes, packed; unpacked {held}")
     return lines
 
 

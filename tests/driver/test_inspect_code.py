@@ -164,6 +164,9 @@ def test_cuda_of_a_layer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         assert re.search(rf"__global__ .*\b{symbol}\(.*\{{$", out, re.MULTILINE)
     assert out.rstrip().endswith("}")
     source = archive(BOTH).source(gpu)
+    both = out_of([path, "--arch", "cuda", "--code", "2", "--kernels"], capsys)
+    assert "kernels of cuda" in both
+    assert both.endswith(out)
     code = [line for line in out.splitlines() if not line.startswith("// 2")]
     assert "\n".join(code).strip().split("\n\n")[0] in source
 
