@@ -179,11 +179,13 @@ def _bounds(archive: Archive, options: argparse.Namespace, out: Console) -> None
     from qcompile.cuda_report import report
 
     if options.target != CUDA:
+        kind, _, arch = options.target.partition(":")
         raise QCompileError(
             f"--target {options.target}: of a program, it is {CUDA}",
             where=options.subject,
-            hint=f"for bounds of an architecture: --target {CUDA} --arch NAME; for --code and --kernels, "
-            "--arch names a variant",
+            hint=f"did you mean --target {CUDA} --arch {arch}?"
+            if kind == CUDA
+            else "--arch names a variant, for --code and --kernels",
         )
     if shown := next((name for name in ("code", "kernels") if getattr(options, name)), ""):
         raise QCompileError(

@@ -20,6 +20,7 @@ from qcompile.cuda import diagnosis
 from qcompile.cuda.launches import Launch
 from qcompile.ir.target import Target
 from qcompile.nvidia import find_tool
+from qcompile.program_file import unpack
 from qcompile.program_info import Variant
 from qcompile.trial import _needed, _of_sizes, _sizes
 
@@ -313,7 +314,12 @@ def test_inspect_says_what_is_in_the_file(program: str, capsys: pytest.CaptureFi
     out, _ = ran(capsys, "inspect", program)
     assert "net for cuda" in out
     assert "needs an NVIDIA GPU, and" in out
-    assert "cuda holds " in out
+    archive = unpack(Path(program).read_bytes(), program)
+    [variant], [packed] = archive.info.variants, archive.sizes.code
+    unpacked = len(archive.source(variant).encode())
+    assert f"cuda holds {packed:,} bytes, packed; unpacked {unpacked:,} bytes of CUDA" in out
+    assert f"{packed:,} code for cuda" in out
+    assert f"cuda NVIDIA GPUs {packed:,}" in out
     assert " bytes of CUDA source alone, which NVRTC compiles where the program is loaded" in out
     assert "There is no nvcc here, so the file holds CUDA source alone" in out
 

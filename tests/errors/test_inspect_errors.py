@@ -63,6 +63,7 @@ def refusal(words: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("net.qcp --arch generic", "--arch goes with --target cuda, --code or --kernels"),
         ("net.qcp --code scale --batch 2", "--batch goes with --target cuda"),
         ("net.qcp --target cpu", "--target cpu: of a program, it is cuda --arch names a variant"),
+        ("net.qcp --target cuda:sm_86", "did you mean --target cuda --arch sm_86?"),
         ("net.qcp --target cuda --code scale", "--code and --target cuda are two things"),
         ("net.qcp --target cuda --kernels", "--kernels and --target cuda are two things"),
         ("net.qcp --code scale --arch generik", "no variant 'generik' did you mean generic?"),
