@@ -9,11 +9,11 @@ import torch
 from qcompile.codegen.cuda import epilogue
 from qcompile.codegen.cuda.epilogue import Epilogue
 from qcompile.codegen.cuda.matrices import STEP, Matrix, matrix_of
-from qcompile.codegen.cuda.mma import multiply
+from qcompile.codegen.cuda.mma import grid_of, multiply
 from qcompile.codegen.cuda.panels import PACKED, pack
 from qcompile.codegen.cuda.sign_planes import SignPlanes, pack_planes, sign_planes
 from qcompile.codegen.cuda.tiles import Division, divisions
-from qcompile.codegen.cuda.writer import CudaKernel, CudaWriter, Part
+from qcompile.codegen.cuda.writer import MOST_BLOCKS, CudaKernel, CudaWriter, Part
 from qcompile.codegen.groups import INTEGER_CONTRACTIONS
 from qcompile.ir.ops import WORD
 
@@ -30,6 +30,8 @@ def tensor_cores(w: CudaWriter) -> CudaKernel | None:
     if matrix is None or (matrix.groups > 1 and matrix.columns < _FEWEST):
         return None
     small, large, most = divisions(matrix, packs=w.group.packs)
+    if any(grid_of(matrix, way).y > MOST_BLOCKS for way in (small, large)):
+        return None
     columns = _columns(matrix, small, large)
     parts = _parts(matrix, large, columns, most + 1, 0)
     splits = [large.splits]

@@ -125,20 +125,22 @@ def _takes(driver: tuple[int, int], feature: str, toolkit: str) -> bool:
     return driver >= ((major, minor) if feature.startswith("compute") else (major, 0))
 
 
+_EMBEDDED = (87, 88)
 _NAME = re.compile(r"(sm|compute)_(\d+)([af]?)")
 
 
 def covers(feature: str, gpu: int) -> bool:
     """Whether code like "sm_80" or PTX like "compute_80" runs on a GPU of a compute capability.
 
-    Machine code runs where the major version is the same and the minor one not less; "a" on that
-    GPU alone, "f" on its family; PTX on everything that is not older.
+    Machine code runs where the major version is the same and the minor one not less, but neither
+    from nor on the GPUs of embedded systems; "a" on that GPU alone, "f" on its family; PTX on
+    everything that is not older. (CUDA C++ Programming Guide, "Binary Compatibility".)
     """
     match = _NAME.fullmatch(feature)
     if match is None:
         return False
     kind, number, suffix = match[1], int(match[2]), match[3]
-    if suffix == "a":
+    if suffix == "a" or (kind == "sm" and not {number, gpu}.isdisjoint(_EMBEDDED)):
         return number == gpu
     same = number // 10 == gpu // 10 or (kind == "compute" and not suffix)
     return same and number <= gpu

@@ -164,13 +164,14 @@ def test_no_gpu(fake: Fake) -> None:
         ("sm_75", {75}),
         ("sm_80", {80, 86, 89}),
         ("sm_86", {86, 89}),
+        ("sm_87", {87}),
         ("sm_90", {90}),
         ("sm_90a", {90}),
         ("sm_100", {100, 103}),
         ("sm_100a", {100}),
         ("sm_100f", {100, 103}),
         ("sm_120", {120, 121}),
-        ("compute_75", {75, 80, 86, 89, 90, 100, 103, 120, 121}),
+        ("compute_75", {75, 80, 86, 87, 89, 90, 100, 103, 120, 121}),
         ("compute_90", {90, 100, 103, 120, 121}),
         ("compute_90a", {90}),
         ("compute_120", {120, 121}),
@@ -178,7 +179,7 @@ def test_no_gpu(fake: Fake) -> None:
     ],
 )
 def test_which_gpus_code_is_for(feature: str, runs_on: set[int]) -> None:
-    gpus = (75, 80, 86, 89, 90, 100, 103, 120, 121)
+    gpus = (75, 80, 86, 87, 89, 90, 100, 103, 120, 121)
     assert {gpu for gpu in gpus if covers(feature, gpu)} == runs_on
 
 

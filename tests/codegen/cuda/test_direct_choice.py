@@ -11,7 +11,7 @@ from random_layers import Binary, Family, Float, Integer, Layer, Slide, WeightOn
 from small_nets import levels
 
 from qcompile.codegen.built import Built, KernelInfo
-from qcompile.codegen.cuda import direct, nvcc, vectors
+from qcompile.codegen.cuda import direct, nvcc, tensor_cores, vectors
 from qcompile.codegen.cuda.build import generate
 from qcompile.cuda.launches import Launch
 from qcompile.errors import QCompileError
@@ -81,6 +81,15 @@ def test_no_more_blocks_than_a_grid_has(
     kernel, launches = product(built(Float(512, (), (Layer(1000),))))
     assert kernel.method == method
     assert launches[0].y == y
+
+
+def test_a_product_of_more_columns_than_a_grid_has_blocks_is_not_for_tensor_cores(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    family = Integer(512, (), (Layer(1000),))
+    assert "mma" in product(built(family))[0].method
+    monkeypatch.setattr(tensor_cores, "MOST_BLOCKS", 1)
+    assert "mma" not in product(built(family))[0].method
 
 
 @pytest.mark.parametrize(("reach", "bytes_"), [(1, 128), (7, 256), (127, 512), (255, 1024)])
