@@ -124,7 +124,8 @@ def verdict(found: VerifyReport, *, fake_quant_equal: bool) -> RenderableType:
         return Text("not verified: the converted graph differs from its fake-quant model", "red")
     if not found.ok:
         return found.__rich__()
-    return Text(f"{found.verdict()}\nfake-quant model: equal to the bit", "bold green")
+    before = "before compilation: the fake-quant model and its integers are equal to the bit"
+    return Text(f"{found.verdict()}\n{before}", "bold green")
 
 
 def saved(path: str, size: int, how: str = "") -> RenderableType:

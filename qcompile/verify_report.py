@@ -199,10 +199,8 @@ class VerifyReport:
         own = replace(self, others=())
         word = "verified" if own.ok else "NOT VERIFIED"
         word += f" as {self.name}" if named else self._how()
-        exact = [kernel for kernel in self.kernels if kernel.equal is not None]
-        equal = sum(kernel.equal is True for kernel in exact)
         samples = f"{self.samples:,} sample{'' if self.samples == 1 else 's'}"
-        text = f"{word}: {samples}, {equal} of {len(exact)} integer kernels equal"
+        text = f"{word}: {samples}, {self._equal()}"
         text += "".join(f"; {output}" for output in self.outputs)
         if self.unlike:
             text += f"; lowering changes the bits of {self.unlike:,}"
@@ -211,6 +209,16 @@ class VerifyReport:
                 f"; {self.borderline:,} have a level that rounding decides, their outputs left out"
             )
         return text
+
+    def _equal(self) -> str:
+        """How many integer kernels are equal; where there are none, how many others are right."""
+        exact = [kernel for kernel in self.kernels if kernel.equal is not None]
+        some = exact or self.kernels
+        share = f"{sum(kernel.ok for kernel in some)} of {len(some)}"
+        noun = "kernel" if len(some) == 1 else "kernels"
+        if exact:
+            return f"{share} integer {noun} equal"
+        return f"no integer kernels, {share} float {noun} within the tolerance"
 
     def rows(self) -> list[tuple[str, ...]]:
         """One row a kernel, in the order of COLUMNS."""

@@ -14,7 +14,7 @@ from qcompile.verify_report import KernelReport, Mismatch, OutputReport, VerifyR
 KERNEL = KernelReport("fc", "xnor_popcount", ("a",), True, None, None, True)
 WRONG = replace(KERNEL, equal=False, mismatch=Mismatch(0, (0, 1), 3, 4, 1, 8), ok=False)
 CUDA = VerifyReport((KERNEL,), (OutputReport("y", 0.0, 0.0, None),), 4, 0, 0, 1e-4, "cuda")
-REST = ": 4 samples, 1 of 1 integer kernels equal; y: max error 0"
+REST = ": 4 samples, 1 of 1 integer kernel equal; y: max error 0"
 
 
 def test_a_gpu_verifies_as_a_processor_does() -> None:
@@ -69,3 +69,12 @@ def test_the_last_line_says_what_ran_where() -> None:
         f"{on} and this GPU, NOT verified for GPUs"
     )
     assert report.how([], "") == "NOT verified"
+
+
+def test_what_is_equal_to_the_bit_is_named() -> None:
+    out = io.StringIO()
+    Console(file=out, width=200).print(report.verdict(CUDA, fake_quant_equal=True))
+    assert out.getvalue() == (
+        f"verified{REST}\n"
+        "before compilation: the fake-quant model and its integers are equal to the bit\n"
+    )

@@ -324,7 +324,7 @@ def test_report_as_text() -> None:
         ),
         "         add               1.00e-07",
         (
-            "NOT VERIFIED: 1,000 samples, 0 of 1 integer kernels equal; output: max error 0.5, "
+            "NOT VERIFIED: 1,000 samples, 0 of 1 integer kernel equal; output: max error 0.5, "
             "same top-1 in 75.00 %; map: max error 0.1; "
             "2 have a level that rounding decides, their outputs left out"
         ),
@@ -333,6 +333,17 @@ def test_report_as_text() -> None:
     assert report.failures() == [
         "conv[1] (xnor): 7 of 1,000 differ, first at [0, 2, 3] of batch 1: -5 instead of 5"
     ]
+
+
+def test_a_program_without_integers_says_what_its_floats_are() -> None:
+    report = small_report()
+    floats = replace(report.kernels[1], kernel="conv")
+    found = replace(report, kernels=(floats, floats))
+    what = "no integer kernels, 2 of 2 float kernels within the tolerance; output: "
+    assert f"verified: 1,000 samples, {what}" in found.verdict()
+    wrong = replace(report, kernels=(replace(floats, max_error=9.0, ok=False),))
+    what = "no integer kernels, 0 of 1 float kernel within the tolerance; output: "
+    assert f"NOT VERIFIED: 1,000 samples, {what}" in wrong.verdict()
 
 
 @pytest.mark.parametrize("ok", [True, False])
