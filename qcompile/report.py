@@ -11,11 +11,14 @@ from rich.table import Table
 from rich.text import Text
 
 from qcompile.baselines import Rival, Timing
+from qcompile.nvidia import find_tool
+from qcompile.program_info import Variant
 from qcompile.verify_report import VerifyReport
 
 if TYPE_CHECKING:
     from qcompile.tuning_search import Tuned
 
+TOOLS = ("nvdisasm", "cuobjdump")  # that read machine code
 UNSTEADY = 2.0  # spread of a timing from which on it says little
 
 
@@ -144,6 +147,20 @@ def how(native: Sequence[str], emulated: str) -> str:
         return f"verified, {emulated}" if emulated else "NOT verified"
     rest = f"and the code for GPUs {emulated}" if emulated else "NOT verified for GPUs"
     return f"verified on {listed(native)}, {rest}"
+
+
+def machine_code(variants: Sequence[Variant]) -> str:
+    """What else there is to read, where a variant has machine code; else ""."""
+    held = [f for v in variants for f in v.features if f.startswith("sm_")]
+    if not held:
+        return ""
+    arch = "sm_80" if "sm_80" in held else held[0]
+    lacking = [tool for tool in TOOLS if find_tool(tool) is None]
+    takes = f' (takes {listed(lacking)}: pip install "qcompile[cuda]")' if lacking else ""
+    return (
+        " What its machine code tells without one: qcompile inspect PROGRAM --target cuda "
+        f"--arch {arch}{takes}"
+    )
 
 
 def listed(names: Sequence[object]) -> str:

@@ -204,7 +204,7 @@ class Trial:
             sizes = [baselines.ours(program), baselines.eager(self.file.model)]
             report.show(self.out, report.timing_table(sizes, [], ""))
         if lacking:
-            self.steps.note("Nothing was timed on a GPU." + _machine_code(lacking))
+            self.steps.note("Nothing was timed on a GPU." + report.machine_code(lacking))
 
     def _measure(self, program: Program) -> None:
         """On a GPU in float32 and float16, on the CPU in float32 and in 8 bits."""
@@ -241,18 +241,6 @@ def _without_reason(text: str) -> str:
     """What code for GPUs lacks, without why there is none: that was said before, at length."""
     why = diagnose()
     return text.replace(f", and {why}", "") if why else text
-
-
-def _machine_code(variants: Sequence[Variant]) -> str:
-    """What else there is to read, where a variant has machine code; else ""."""
-    held = [f for v in variants for f in v.features if f.startswith("sm_")]
-    if not held:
-        return ""
-    arch = "sm_80" if "sm_80" in held else held[0]
-    return (
-        " What its machine code tells without one: qcompile inspect PROGRAM --target cuda "
-        f"--arch {arch}"
-    )
 
 
 def _affordable(

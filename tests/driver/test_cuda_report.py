@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 
+import pytest
 from rich.console import Console
 
 from qcompile import report
+from qcompile.program_info import Variant
 from qcompile.trial import Emulation
 from qcompile.verify_report import KernelReport, Mismatch, OutputReport, VerifyReport
 
@@ -78,3 +80,21 @@ def test_what_is_equal_to_the_bit_is_named() -> None:
         f"verified{REST}\n"
         "before compilation: the fake-quant model and its integers are equal to the bit\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("there", "takes"),
+    [
+        (("nvdisasm", "cuobjdump"), ""),
+        (("nvdisasm",), ' (takes cuobjdump: pip install "qcompile[cuda]")'),
+        ((), ' (takes nvdisasm and cuobjdump: pip install "qcompile[cuda]")'),
+    ],
+)
+def test_machine_code_is_read_with_tools_that_are_named_where_they_lack(
+    there: tuple[str, ...], takes: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "find_tool", lambda name: name if name in there else None)
+    held = Variant("cuda", "cuda", ("sm_75", "sm_80", "compute_100"), ())
+    told = report.machine_code([held])
+    assert told.endswith(f": qcompile inspect PROGRAM --target cuda --arch sm_80{takes}")
+    assert report.machine_code([replace(held, features=())]) == ""
