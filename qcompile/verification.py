@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+from qcompile.emulation import Emulated
 from qcompile.errors import QCompileError
 from qcompile.fingerprint import fingerprint
 from qcompile.ir.graph import stage_of
@@ -47,7 +48,7 @@ def verify(
     inputs: Any,
     *,
     tolerance: float = TOLERANCE,
-    emulate: int | Sequence[int] | None = None,
+    emulate: int | str | Sequence[int | str] | None = None,
     emulated_inputs: Any = None,
 ) -> VerifyReport:
     """Compare a program with the graph that it was compiled from: each variant that runs here.
@@ -58,7 +59,7 @@ def verify(
             for each batch. Batches may have different sizes.
         tolerance: the largest error of a float result, relative to the largest value of that
             tensor, or to 1 if that is less.
-        emulate: architectures (80 for sm_80) as which the CPU emulates the code for GPUs, each by
+        emulate: architectures (80 or "sm_80") as which the CPU emulates the code for GPUs, each by
             itself, in place of a GPU. Slow: a few samples of a small network take seconds.
         emulated_inputs: what these get; None: the same inputs.
 
@@ -70,7 +71,8 @@ def verify(
     _check_graph(program, converted)
     batches = _batches(inputs, len(program.info.inputs))
     graph = lower(converted, stays=_stayed(program.info))
-    native, emulated = _compared(program, (emulate,) if isinstance(emulate, int) else emulate or ())
+    arches = (emulate,) if isinstance(emulate, int | str) else emulate or ()
+    native, emulated = _compared(program, [Emulated.of(arch).arch for arch in arches])
     few = batches if emulated_inputs is None else _batches(emulated_inputs, len(batches[0]))
     reports = [
         *_reports(native, graph, converted, batches, tolerance),

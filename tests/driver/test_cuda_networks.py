@@ -143,6 +143,9 @@ def test_one_architecture_is_emulated_as_itself() -> None:
     report = qcompile.verify(program, gm, x, emulate=(86,))
     assert report.ok
     assert (report.variant, report.emulated) == ("sm_86", 86)
+    assert qcompile.verify(program, gm, x, emulate="sm_86").emulated == 86
+    with pytest.raises(QCompileError, match="there is no GPU 'ampere' to emulate"):
+        qcompile.verify(program, gm, x, emulate=("sm_86", "ampere"))
     with pytest.raises(QCompileError, match="has no code for sm_90, and none to emulate") as caught:
         qcompile.verify(program, gm, x, emulate=90)
     assert "it holds sm_86" in str(caught.value)
