@@ -94,7 +94,8 @@ class Report:
     def title(self) -> str:
         """The first line."""
         gpu = f"{self.gpu.name} (sm_{self.gpu.arch})"
-        return f"{self.model} on {gpu}, {self.samples} samples: {LABEL}"
+        samples = f"{self.samples} sample{'s' * (self.samples > 1)}"
+        return f"{self.model} on {gpu}, {samples}: {LABEL}"
 
     def total(self) -> str:
         """The last lines."""

@@ -43,6 +43,9 @@ def test_a_row_for_each_launch_that_the_batch_needs(tmp_path: Path) -> None:
     assert [row.job.grid for row in many.rows] == [(12, 1, 1), (1, 3, 1), (8, 1, 1)]
     assert many.seconds == sum(row.bound.seconds for row in many.rows)
     assert few.gpu.name == "A100"
+    assert few.title().startswith("Toy on A100 (sm_80), 4 samples: ")
+    one = cuda_report.report(archive(tmp_path), "sm_80")
+    assert one.title().startswith("Toy on A100 (sm_80), 1 sample: ")
 
 
 @needs_disassembler
