@@ -28,6 +28,7 @@ from qcompile.recording import Recording
 from qcompile.report import listed
 from qcompile.steps import Steps
 from qcompile.verification import verify
+from qcompile.verify_report import samples
 
 CALIBRATION = 32  # batches of calibration data that are used at most
 SHORT, LONG = 0.5, 3.0  # seconds that each rival's calls are timed, without and with --benchmark
@@ -161,7 +162,7 @@ class Trial:
         if beyond:
             left_out.append(f"what runs in batches of {beyond[0]} and more alone")
         self.steps.note(
-            f"{_no_gpu(lacking)} The CPU emulates one, for {sizes} of {total:,} samples."
+            f"{_no_gpu(lacking)} The CPU emulates one, for {sizes} of {samples(total)}."
             + (f" Left out, for want of time or samples: {listed(left_out)}." if left_out else "")
         )
         return found

@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 COLUMNS = ("layer", "kernel", "integers", "max error", "")
 
 
+def samples(count: int) -> str:
+    """So many: "1 sample", "1,000 samples"."""
+    return f"{count:,} sample{'' if count == 1 else 's'}"
+
+
 @dataclass(frozen=True)
 class Mismatch:
     """Integers that are not equal.
@@ -168,7 +173,7 @@ class VerifyReport:
         """What is wrong, a line each."""
         lines = [str(kernel) for kernel in self.kernels if not kernel.ok]
         if self.unlike:
-            lines.append(f"lowering: {self.unlike:,} of {self.samples:,} samples get other bits")
+            lines.append(f"lowering: {self.unlike:,} of {samples(self.samples)} with other bits")
         lines += [str(output) for output in self.outputs if not self._within(output)]
         return lines + [f"{o.name}: {line}" for o in self.others for line in o.failures()]
 
@@ -199,15 +204,13 @@ class VerifyReport:
         own = replace(self, others=())
         word = "verified" if own.ok else "NOT VERIFIED"
         word += f" as {self.name}" if named else self._how()
-        samples = f"{self.samples:,} sample{'' if self.samples == 1 else 's'}"
-        text = f"{word}: {samples}, {self._equal()}"
+        text = f"{word}: {samples(self.samples)}, {self._equal()}"
         text += "".join(f"; {output}" for output in self.outputs)
         if self.unlike:
             text += f"; lowering changes the bits of {self.unlike:,}"
         if self.borderline:
-            text += (
-                f"; {self.borderline:,} have a level that rounding decides, their outputs left out"
-            )
+            verb = "has" if self.borderline == 1 else "have"
+            text += f"; {self.borderline:,} {verb} a level that rounding decides, outputs left out"
         return text
 
     def _equal(self) -> str:

@@ -260,6 +260,13 @@ def test_what_takes_too_long_is_left_out_and_named(
     assert out.endswith("; verified, emulated on the CPU as sm_80: no GPU here")
 
 
+@needs_it
+def test_a_single_sample_is_no_samples(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("net.py").write_text(MODEL.replace("randn(2, 2", "randn(1, 2"), encoding="utf-8")
+    _, err = ran(capsys, "net.py", "--target", "cuda:sm_80", "-o", "net.qcp")
+    assert "The CPU emulates one, for a batch of 1 of 1 sample." in err
+
+
 # --- run and inspect -----------------------------------------------------------------------------
 
 

@@ -98,3 +98,10 @@ def test_machine_code_is_read_with_tools_that_are_named_where_they_lack(
     told = report.machine_code([held])
     assert told.endswith(f": qcompile inspect PROGRAM --target cuda --arch sm_80{takes}")
     assert report.machine_code([replace(held, features=())]) == ""
+
+
+def test_one_sample_is_one() -> None:
+    one = replace(CUDA, samples=1, unlike=1, borderline=1)
+    assert one.failures() == ["lowering: 1 of 1 sample with other bits"]
+    assert "NOT VERIFIED: 1 sample, " in one.verdict()
+    assert one.verdict().endswith("; 1 has a level that rounding decides, outputs left out")

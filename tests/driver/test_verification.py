@@ -326,7 +326,7 @@ def test_report_as_text() -> None:
         (
             "NOT VERIFIED: 1,000 samples, 0 of 1 integer kernel equal; output: max error 0.5, "
             "same top-1 in 75.00 %; map: max error 0.1; "
-            "2 have a level that rounding decides, their outputs left out"
+            "2 have a level that rounding decides, outputs left out"
         ),
     ]
     assert (report.max_error, report.top1_agreement) == (0.5, 0.75)
@@ -375,7 +375,7 @@ def test_another_class_is_a_failure_unless_rounding_decides_it() -> None:
 def test_lowering_that_changes_bits_is_a_failure() -> None:
     """Then the kernels were compared with the wrong thing."""
     report = replace(small_report(), unlike=3)
-    assert report.failures() == ["lowering: 3 of 1,000 samples get other bits"]
+    assert report.failures() == ["lowering: 3 of 1,000 samples with other bits"]
     assert report.verdict().startswith("NOT VERIFIED")
     assert "lowering changes the bits of 3" in report.verdict()
 
