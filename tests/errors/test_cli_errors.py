@@ -294,7 +294,10 @@ def test_run_refuses(program: str, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("verb", ["run", "inspect"])
 def test_no_program(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "gone.qcp" in refusal(capsys, verb, "gone.qcp")
-    assert "net.py" in refusal(capsys, verb, "net.py")
+
+
+def test_a_model_is_no_program(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "net.py" in refusal(capsys, "run", "net.py")
 
 
 def test_digits_without_network(
