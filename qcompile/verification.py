@@ -107,7 +107,8 @@ def _compared(
             f"the program {program.info.model} has no code for {names}, and none to emulate",
             hint=f'it holds {held}; target="cuda" is for all GPUs',
         )
-    native = (v for v in variants if v.machine != CUDA and not obstacle(v))
+    done = {one.variant.arch for one in emulated}
+    native = (v for v in variants if v.arch not in done and not obstacle(v))
     return tuple(program.as_variant(v.arch) for v in native), emulated
 
 

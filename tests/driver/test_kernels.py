@@ -172,7 +172,7 @@ def test_the_command_takes_kernels_and_shows_them(
     assert "forced" in capsys.readouterr().out
     assert cli.main(["inspect", str(output), "--kernels"]) == cli.OK
     said = capsys.readouterr().out
-    assert "xnor-popcount  2  popcount " in said
+    assert "2      xnor-popcount  popcount " in said
 
 
 @pytest.mark.parametrize("channels", [1, 2, 33])
