@@ -46,13 +46,17 @@ def test_what_the_driver_says_of_itself(driver: Driver) -> None:
         driver.name(1)
 
 
-def test_a_context_is_current_within_a_call_alone(driver: Driver) -> None:
+def test_a_context_is_current_within_a_call_alone(
+    driver: Driver, request: pytest.FixtureRequest
+) -> None:
     def current() -> int | None:
         found = ctypes.c_void_p()
         assert driver.library.cuCtxGetCurrent(ctypes.byref(found)) == 0
         return found.value
 
-    context = Context(driver)
+    context, before = Context(driver), current()
+    request.addfinalizer(lambda: driver.library.cuCtxSetCurrent(ctypes.c_void_p(before)))
+    assert driver.library.cuCtxSetCurrent(None) == 0  # another test may have left one
     assert current() is None
     with context:
         assert current() == context.handle
