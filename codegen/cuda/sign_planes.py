@@ -24,7 +24,7 @@ from tvm.tirx.script import builder as tb
 from qcompile.codegen import expr as e
 from qcompile.codegen.cuda.matrices import Matrix, sign_matrix
 from qcompile.codegen.cuda.places import THREADS, element
-from qcompile.codegen.cuda.writer import ALL_LANES, WARP, CudaWriter, Grid
+from qcompile.codegen.cuda.writer import WARP, CudaWriter, Grid
 from qcompile.codegen.dots.floats import Finish
 from qcompile.codegen.dots.methods import Factors
 from qcompile.codegen.dots.planes import planes_of
@@ -174,6 +174,4 @@ def _votes(w: CudaWriter, planes: SignPlanes, level: Expr, plane: int, own: Expr
     bit = level - planes.low
     if len(set(planes.order)) > 1:
         bit = tirx.shift_right(bit, e.const(plane, "int32")) & e.const(1, "int32")
-    negative = tirx.all(own, bit <= 0)
-    lanes = e.const(ALL_LANES, "uint32")
-    return e.keep(e.cast(w.value_of("__ballot_sync", "uint32", lanes, negative), "int32"))
+    return w.votes(tirx.all(own, bit <= 0))

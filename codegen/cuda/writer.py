@@ -143,6 +143,11 @@ class CudaWriter(Writer):
         """Call a device function here, once, and keep what it gives."""
         return e.keep(tirx.call_extern(dtype, name, *args))
 
+    def votes(self, condition: Expr) -> Expr:
+        """An int32 whose bit i is the condition of lane i of the warp; all lanes come here."""
+        lanes = e.const(ALL_LANES, "uint32")
+        return e.cast(self.value_of("__ballot_sync", "uint32", lanes, condition), "int32")
+
     def scratch(self, name: str) -> Any:
         """Memory in which the launches of this kernel pass values on, flat: `[n, elements]`."""
         return self._scratch[name].buffer
@@ -200,9 +205,7 @@ class CudaWriter(Writer):
 
     def _word(self, node: Node, p: Point, valid: Expr | None) -> Expr:
         """The signs of a warp's channels."""
-        low = self._bit(node, p, valid)
-        lanes = e.const(ALL_LANES, "uint32")
-        return e.cast(self.value_of("__ballot_sync", "uint32", lanes, low), "int32")
+        return self.votes(self._bit(node, p, valid))
 
     def _lane(self) -> Expr:
         assert self._here is not None
