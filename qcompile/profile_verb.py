@@ -10,7 +10,7 @@ from rich.text import Text
 
 from qcompile.errors import QCompileError
 from qcompile.options import at_least
-from qcompile.verbs import OK, command_parser, random_inputs, read_array
+from qcompile.verbs import OK, add_input, command_parser, random_inputs, read_array
 
 
 def parser() -> argparse.ArgumentParser:
@@ -18,14 +18,7 @@ def parser() -> argparse.ArgumentParser:
     found = command_parser("profile", "Say how long each kernel of a saved program takes.")
     add = found.add_argument
     add("program", metavar="PROGRAM", help="what qcompile wrote, for processors")
-    add(
-        "--input",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="X.npy",
-        help="once for each input, the batch first; without it, random numbers",
-    )
+    add_input(found)
     add("--batch", type=int, metavar="N", help="samples of random numbers (default: 1)")
     add("--arch", metavar="NAME", help="the variant to run (default: the best for this machine)")
     add("--seconds", type=float, default=2.0, metavar="S", help="to measure, about (default: 2)")

@@ -34,12 +34,9 @@ def command_parser(verb: str, description: str, **more: Any) -> argparse.Argumen
     return parser
 
 
-def run_parser() -> argparse.ArgumentParser:
-    """Options of `qcompile run`."""
-    parser = command_parser("run", "Run a saved program; torch and the compiler are not needed.")
-    add = parser.add_argument
-    add("program", metavar="PROGRAM", help="what qcompile wrote")
-    add(
+def add_input(parser: argparse.ArgumentParser) -> None:
+    """What a program is run on; `read_array` and `random_inputs` make arrays of it."""
+    parser.add_argument(
         "--input",
         type=Path,
         action="append",
@@ -47,6 +44,14 @@ def run_parser() -> argparse.ArgumentParser:
         metavar="X.npy",
         help="once for each input, the batch first; without it, random numbers",
     )
+
+
+def run_parser() -> argparse.ArgumentParser:
+    """Options of `qcompile run`."""
+    parser = command_parser("run", "Run a saved program; torch and the compiler are not needed.")
+    add = parser.add_argument
+    add("program", metavar="PROGRAM", help="what qcompile wrote")
+    add_input(parser)
     add("-o", "--output", type=Path, metavar="Y.npy", help="where the result goes; else printed")
     add("--threads", type=int, metavar="N", help="default: all cores")
     add("--arch", metavar="NAME", help="the variant to run (default: the best for this machine)")
