@@ -11,7 +11,7 @@ import pytest
 from qcompile.passes import PASSES
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOMS = ("ir", "quant", "zoo", "passes", "codegen", "cuda", "static", "emulator")
+ROOMS = ("ir", "quant", "zoo", "passes", "codegen", "cuda", "static", "emulator", "rivals", "bench")
 # Beside itself and what is for ALL, a room may import these; the driver, all.
 ALL = ("constants", "cpuinfo", "errors", "nvidia")
 MAY_IMPORT = {
@@ -23,6 +23,8 @@ MAY_IMPORT = {
     "cuda": set(),
     "static": set(),
     "emulator": set(),
+    "rivals": {"ir"},
+    "bench": {"ir", "quant", "passes", "codegen", "rivals", "driver"},
     "driver": {*ROOMS, "driver"},
 }
 TVM_ROOM = "codegen"

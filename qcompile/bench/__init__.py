@@ -1,0 +1,1 @@
+"""Benchmark reports: what is measured, how it is kept, compared, and shown."""
