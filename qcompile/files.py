@@ -12,18 +12,25 @@ from qcompile.errors import QCompileError
 PathLike = str | os.PathLike[str]
 
 
-def read(path: PathLike) -> bytes:
+def read(path: PathLike, *, limit: int | None = None) -> bytes:
     """The bytes of a file.
 
+    Args:
+        limit: more bytes than these are refused, without reading them.
+
     Raises:
-        QCompileError: it cannot be read.
+        QCompileError: it cannot be read, or is too large.
     """
     try:
-        return Path(path).read_bytes()
+        with Path(path).open("rb") as file:
+            data = file.read() if limit is None else file.read(limit + 1)
     except FileNotFoundError as error:
         raise QCompileError("there is no such file", where=str(path)) from error
     except (OSError, ValueError, TypeError) as error:
         raise QCompileError(f"cannot read the file: {_reason(error)}", where=str(path)) from error
+    if limit is not None and len(data) > limit:
+        raise QCompileError(f"is larger than {limit >> 20} MiB", where=str(path))
+    return data
 
 
 def _reason(error: OSError | ValueError | TypeError) -> str:
