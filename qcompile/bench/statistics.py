@@ -59,13 +59,15 @@ def ratio_spread(ours: Samples, theirs: Samples) -> Spread:
     return Spread(math.exp(median), math.exp(low), math.exp(high))
 
 
-def noise(ours: Samples, again: Samples) -> Noise:
-    """What the program beside itself shows.
+def noise(ours: Samples, again: Samples) -> Noise | None:
+    """What the program beside itself shows; None of a single round, which shows nothing.
 
     Raises:
         ValueError: there are no samples, or not of the same rounds.
     """
     ratio = ratio_spread(ours, again)
+    if sum(map(len, ours)) == 1:
+        return None
     own = levels([np.log(np.asarray(process, float)) for process in ours])
     between = math.expm1(float(own.std(ddof=1))) if len(own) > 1 else 0.0
     return Noise(ratio, max(abs(ratio.low - 1), abs(ratio.high - 1), between))
