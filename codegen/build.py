@@ -17,6 +17,7 @@ from torch.fx import GraphModule
 from tvm.ir import GlobalVar
 from tvm_ffi import StructuralKey
 
+from qcompile.codegen import laps
 from qcompile.codegen.built import Built, KernelInfo, kernel_info, layouts_of, value_of
 from qcompile.codegen.constants import Constants
 from qcompile.codegen.entry import Step, entry, stride_of
@@ -45,15 +46,18 @@ def by_default(gm: GraphModule, group: Group, machine: Machine) -> Choice | None
     return None
 
 
-def build(gm: GraphModule, target: Target, choose: Choose = by_default) -> Built:
+def build(
+    gm: GraphModule, target: Target, choose: Choose = by_default, *, timed: bool = False
+) -> Built:
     """Compile a lowered graph.
 
     Args:
         choose: how a contraction is computed on a machine; None means its default.
+        timed: for a processor, with kernels that count the cycles of their parts (`laps`).
 
     Raises:
         QCompileError: the graph is not lowered, the processor is unknown, an op or a shape has no
-            kernel, or there is no linker.
+            kernel, there is no linker, or such kernels cannot be timed.
     """
     if stage_of(gm) is not Stage.LOWERED:
         raise QCompileError(f"build takes a lowered graph, not a {stage_of(gm).value} one")
@@ -65,10 +69,12 @@ def build(gm: GraphModule, target: Target, choose: Choose = by_default) -> Built
 
         return build_for_gpus(gm, target)
     machine = machine_of(target)
+    if timed:
+        laps.check(machine.family)
     groups = form(gm)
     choices = [choose(gm, group, machine) for group in groups]
     placed = plan(gm, groups)
-    module, steps, constants = _module(gm, groups, choices, placed, machine)
+    module, steps, constants = _module(gm, groups, choices, placed, machine, timed)
     with tvm.transform.PassContext(opt_level=3):
         library = tvm.tirx.build(module, machine.target, KERNELS)
     with tempfile.TemporaryDirectory(prefix="qcompile-") as folder:
@@ -121,6 +127,7 @@ def _module(
     choices: Sequence[Choice | None],
     placed: Plan,
     machine: Machine,
+    timed: bool,
 ) -> tuple[Any, list[Step], tuple[Constant, ...]]:
     """All functions of the library, the call of each group's kernel, and the constants."""
     functions: dict[StructuralKey, GlobalVar] = {}
@@ -140,7 +147,7 @@ def _module(
     steps = []
     for group, choice in zip(groups, choices, strict=True):
         name = f"{_kind(group, choice)}_{str(group.anchor.target).split('.')[1]}".replace("-", "_")
-        kernel = kernel_of(gm, group, machine, choice)
+        kernel = kernel_of(gm, group, machine, choice, timed=timed)
         inputs = [placed.place(node) for node in group.inputs]
         steps.append(step(name, kernel, inputs, [placed.place(node) for node in group.results]))
     for node, number in placed.copies:
@@ -149,5 +156,5 @@ def _module(
         steps.append(step("copy_result", copied, [source], [Place("output", number, size)]))
     inputs_ = [value_of(node) for node in gm.graph.find_nodes(op="placeholder")]
     outputs = [value_of(node) for node in returned(gm)]
-    module |= entry(steps, inputs_, outputs, placed.workspace, placed.samples)
+    module |= entry(steps, inputs_, outputs, placed.workspace, placed.samples, timed=timed)
     return tvm.IRModule(module), steps[: len(groups)], tuple(constants.all)

@@ -22,6 +22,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as tb
 
 from qcompile.codegen import expr as e
+from qcompile.codegen import laps
 from qcompile.codegen.expr import Expr
 from qcompile.codegen.plan import Place
 from qcompile.codegen.writer import Kernel
@@ -74,6 +75,8 @@ def entry(
     outputs: Values,
     workspace: int,
     samples: int,
+    *,
+    timed: bool = False,
 ) -> dict[GlobalVar, Any]:
     """The functions that call kernels; those named `run` and `constants` are exported.
 
@@ -81,12 +84,16 @@ def entry(
         inputs, outputs: shapes after the batch, and dtypes.
         workspace: bytes of one.
         samples: how many are run at once.
+        timed: kernels count cycles (`laps`), and what reads them is exported.
     """
     program = _Program(steps, len(inputs), len(outputs), workspace, samples)
     functions = {program.serial: program.in_parts(), program.single: program.one_kernel()}
     if program.pays:
         functions[program.shared] = program.with_barriers()
-    exported = {"run": program.run(inputs, outputs), "constants": _keep_constants()}
+    written = _POINTERS + (laps.LLVM if timed else "")
+    exported = {"run": program.run(inputs, outputs, written), "constants": _keep_constants()}
+    if timed:
+        exported |= laps.functions()
     return {**functions, **{GlobalVar(name): made for name, made in exported.items()}}
 
 
@@ -208,8 +215,8 @@ class _Program:
             body(_Pointers(pointers, self._inputs, self._workspace), *values)
         return tirx.PrimFunc([*pointers, *values], ib.get().body, ret_type=PrimType("int32"))
 
-    def run(self, inputs: Values, outputs: Values) -> Any:
-        """The function that the program calls."""
+    def run(self, inputs: Values, outputs: Values, llvm: str) -> Any:
+        """The function that the program calls; `llvm` is what all functions may call."""
         n = tirx.Var("n", "int64")
         with IRBuilder() as ib, tb.prim_func(s_tir=True):
             tb.func_name("run")
@@ -222,7 +229,7 @@ class _Program:
             address, threads, only = (
                 tb.arg(name, tirx.Var(name, "int64")) for name in ("workspace", "threads", "only")
             )
-            with tb.attr(0, "pragma_import_llvm", _POINTERS):
+            with tb.attr(0, "pragma_import_llvm", llvm):
                 workspace = tb.Bind(tirx.call_pure_extern("handle", "qcompile_pointer", address))
                 constants = tb.Bind(tirx.call_pure_extern("handle", "qcompile_constants"))
                 at = _Pointers([*pointers, workspace, constants], len(inputs), self._workspace)

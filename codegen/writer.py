@@ -20,6 +20,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as tb
 
 from qcompile.codegen import expr as e
+from qcompile.codegen import laps
 from qcompile.codegen.constants import constant_from
 from qcompile.codegen.expr import Expr
 from qcompile.codegen.groups import BITPACK, Group
@@ -113,9 +114,17 @@ class Writer:
     """
 
     def __init__(
-        self, gm: GraphModule, group: Group, machine: Machine, rules: Mapping[object, Rule]
+        self,
+        gm: GraphModule,
+        group: Group,
+        machine: Machine,
+        rules: Mapping[object, Rule],
+        *,
+        timed: bool = False,
     ) -> None:
+        """Begin a kernel; `timed` ones say where their cycles go."""
         self.gm, self.group, self.machine, self._rules = gm, group, machine, rules
+        self._timed = timed
         self._counts = counts()
         self.n, self.part, self.parts = self._counts
         self.work = 0
@@ -245,6 +254,11 @@ class Writer:
 
     # --- the function ----------------------------------------------------------------------------
 
+    def lap(self, part: int) -> None:
+        """What was done since the last one is such a part of the work (`laps.PACK`, ...)."""
+        if self._timed:
+            laps.lap(part)
+
     def write(self, schedule: Callable[[Writer], None], *, flat: bool = False) -> Kernel:
         """Let a schedule write the body, and make a function of it."""
         self._flat, group = flat, self.group
@@ -256,7 +270,10 @@ class Writer:
             self.operands[node] = Operand(layout, parameters[node].buffer)
         with IRBuilder() as ib, tb.prim_func(s_tir=True):
             tb.func_name("kernel")
+            if self._timed:
+                laps.start()
             schedule(self)
+            self.lap(laps.OTHER)
         self._keep_scalars()
         constants = list(self._constants.values())
         order = [parameters[node] for node in group.inputs]

@@ -135,6 +135,10 @@ class Library:
         if constants.size:
             self._module["constants"](constants.ctypes.data)
 
+    def function(self, name: str) -> Callable[..., None]:
+        """Another function that it exports."""
+        return self._module[name]
+
     def workspace(self, threads: int) -> int:
         """The address of so many workspaces, for this thread's calls alone."""
         own = self._own

@@ -19,6 +19,7 @@ from tvm import tirx
 from tvm.tirx.script import builder as tb
 
 from qcompile.codegen import expr as e
+from qcompile.codegen import laps
 from qcompile.codegen.constants import constant_from, words_from
 from qcompile.codegen.dots.floats import Sums
 from qcompile.codegen.dots.signs import XnorDot
@@ -191,7 +192,9 @@ class Body:
             rows = held.starting(n, tuple(outer))
             if rows.copied:
                 with tb.If(tirx.NE(kept[0], line)), tb.Then():
+                    self._w.lap(laps.OTHER)
                     rows.fill(n, tuple(outer), group)
+                    self._w.lap(laps.PACK)
                     tb.buffer_store(kept, e.cast(line, "int64"), [0])
             self._blocks(rows, n, tuple(outer), group, piece)
 
@@ -200,7 +203,9 @@ class Body:
     def band(self, n: Expr, outer: tuple[Expr, ...]) -> None:
         """Some rows of the result, all channels."""
         rows = self._rows.allocated().starting(n, outer)
+        self._w.lap(laps.OTHER)
         rows.fill(n, outer, 0)
+        self._w.lap(laps.PACK)
         self._blocks(rows, n, outer, 0, 0)
 
     def _blocks(
@@ -255,6 +260,7 @@ class Body:
             for total in sums.totals(p, v):
                 tb.buffer_store(scratch, total, [tirx.Ramp(at, 1, e.lanes(total))])
                 at += e.lanes(total)
+        w.lap(laps.MATMUL)
         first = spot.group * c.weight.shape[1] + vector * lanes
         origin = (e.const(0, "int32"),) * len(w.layout(w.group.anchor).spatial)
         with tb.serial(spot.pixels) as pixel:
@@ -266,6 +272,7 @@ class Body:
                 total = scratch[e.ramp(pixel * width + start, 1, some)]
                 w.anchor = partial(finish, total)
                 w.finish(Point(n, place, first + start, some))
+        w.lap(laps.EPILOGUE)
 
     def _sums(self, spot: _Spot, start: Expr, vectors: int) -> Sums:
         """The sums of a tile."""

@@ -104,22 +104,28 @@ RULES: tuple[Callable[[Writer], Kernel | None], ...] = (
 
 
 def kernel_of(
-    gm: GraphModule, group: Group, machine: Machine, choice: Choice | None = None
+    gm: GraphModule,
+    group: Group,
+    machine: Machine,
+    choice: Choice | None = None,
+    *,
+    timed: bool = False,
 ) -> Kernel:
     """Write a group's kernel.
 
     Args:
         choice: how a contraction is computed, one of `tuning.space.choices_of`; None: the default.
+        timed: it counts the cycles of its parts (`laps`).
 
     Raises:
         QCompileError: no rule applies.
     """
     if choice is not None:
-        kernel = _contraction(Writer(gm, group, machine, NODE_RULES), choice)
+        kernel = _contraction(Writer(gm, group, machine, NODE_RULES, timed=timed), choice)
         assert kernel is not None, f"{group.anchor} has no choices"
         return kernel
     for rule in RULES:
-        kernel = rule(Writer(gm, group, machine, NODE_RULES))
+        kernel = rule(Writer(gm, group, machine, NODE_RULES, timed=timed))
         if kernel is not None:
             return kernel
     raise QCompileError(

@@ -15,6 +15,7 @@ from tvm import tirx
 from tvm.tirx.script import builder as tb
 
 from qcompile.codegen import expr as e
+from qcompile.codegen import laps
 from qcompile.codegen.expr import Expr
 from qcompile.codegen.groups import Group
 from qcompile.codegen.kernels.contraction import Contraction
@@ -71,6 +72,7 @@ def schedule(w: Writer, c: Contraction, tile: Tile, pool: Node) -> None:
                         body.band(n, (y,))
                 w.group = tail
                 windows.row(w, window, n, (row,))
+                w.lap(laps.EPILOGUE)
 
     work = c.steps * c.weight.shape[1] * math.prod(c.outputs) // c.dot.unit
     each_task(w, strips, work, task)
