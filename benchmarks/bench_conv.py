@@ -41,8 +41,8 @@ import machine_facts
 import tables
 import timed_rows
 from binary_chain import Shape
-from rivals import ort, ov, pytorch
-from rivals.entrant import Call, Entrant, Ready, Unavailable
+from qcompile.rivals import engines, ov, pytorch
+from qcompile.rivals.entrant import Call, Entrant, Inputs, Ready, Unavailable
 from tables import Sheet, milliseconds, number
 from timed_rows import Row, Settings
 
@@ -128,18 +128,20 @@ def chains(shape: Shape, count: int, targets: Sequence[str], threads: int) -> li
     model = Layers(shape, count).eval()
     calibration = [torch.rand(1, shape.channels, shape.size, shape.size)]
     return [
-        *(Entrant(ours(t), partial(_program, shape, count, t, threads)) for t in targets),
-        *pytorch.entrants(model, calibration),
-        *ort.entrants(model, calibration, threads),
-        *ov.entrants(model, calibration, threads),
+        *(
+            Entrant("qcompile", ours(t), partial(_program, shape, count, t, threads))
+            for t in targets
+        ),
+        *engines.entrants(engines.NAMES, model, [(x,) for x in calibration], threads),
         ov.binary_chain(count, threads),
     ]
 
 
-def _program(shape: Shape, count: int, target: str, threads: int, x: Tensor) -> Ready:
+def _program(shape: Shape, count: int, target: str, threads: int, inputs: Inputs) -> Ready:
+    (x,) = inputs
     program = binary_chain.chain(shape, count, x, target)
     program.num_threads = threads
-    return Ready(partial(program, x), program.size)
+    return Ready(partial(program, x), size=program.size)
 
 
 def measure(

@@ -36,8 +36,8 @@ from bench_conv import LONG, SHORT
 from bench_network import Contest
 from binary_chain import Shape
 from qcompile.errors import QCompileError
-from rivals import torch_cuda
-from rivals.entrant import Call, Entrant, Ready, unavailable_if
+from qcompile.rivals import torch_cuda
+from qcompile.rivals.entrant import Call, Entrant, Inputs, Ready, unavailable_if
 from tables import Sheet, milliseconds, number
 from timed_rows import Row, Settings
 
@@ -96,14 +96,14 @@ def entrants(contest: Contest, networks: Sequence[str], place: Place) -> list[En
     torch.manual_seed(0)
     calibration = [torch.rand(4, *contest.shape)]
     ours = [
-        Entrant(f"qcompile {name}", partial(_ours, build, recipe, calibration, place))
+        Entrant("qcompile", f"qcompile {name}", partial(_ours, build, recipe, calibration, place))
         for name, (build, recipe) in wanted.items()
     ]
     return [*ours, *torch_cuda.entrants(contest.plain().eval(), place.device)]
 
 
 def _ours(
-    build: Any, recipe: qcompile.Recipe, calibration: Sequence[Tensor], place: Place, x: Tensor
+    build: Any, recipe: qcompile.Recipe, calibration: Sequence[Tensor], place: Place, inputs: Inputs
 ) -> Ready:
     model: nn.Module = build().eval()
     logging.getLogger("qcompile").setLevel(logging.ERROR)  # that nothing is trained is known
@@ -111,7 +111,7 @@ def _ours(
         program = qcompile.compile(
             model, calibration[0], recipe=recipe, calibration=calibration, target=place.target
         )
-        return _ready(program, place, x)
+        return _ready(program, place, *inputs)
 
 
 def _ready(program: qcompile.Program, place: Place, x: Tensor) -> Ready:
@@ -119,7 +119,7 @@ def _ready(program: qcompile.Program, place: Place, x: Tensor) -> Ready:
         program = program.emulated(place.emulate)
     given = x.to(place.device)
     program(given)
-    return Ready(partial(program, given), program.size)
+    return Ready(partial(program, given), size=program.size)
 
 
 def network(contest: Contest, batch: int, found: Sequence[Entrant], place: Place) -> dict[str, Any]:
@@ -138,18 +138,20 @@ def chains(shape: Shape, count: int, batch: int, place: Place) -> list[Entrant]:
     model = bench_conv.Layers(shape, count).eval()
     rows = batch * shape.size**2
     return [
-        Entrant(OURS_1, partial(_chain, shape, count, place)),
+        Entrant("qcompile-1", OURS_1, partial(_chain, shape, count, place)),
         Entrant(
+            "qcompile-8",
             OURS_8,
             partial(_ours, lambda: model, qcompile.Recipe(8), [_images(shape, 1)], place),
-            "a float input and result",
+            how="a float input and result",
         ),
         *torch_cuda.entrants(model, place.device),
         torch_cuda.int_mm(rows, shape.k, shape.channels, count, place.device),
     ]
 
 
-def _chain(shape: Shape, count: int, place: Place, x: Tensor) -> Ready:
+def _chain(shape: Shape, count: int, place: Place, inputs: Inputs) -> Ready:
+    (x,) = inputs
     with unavailable_if(QCompileError):
         # What is compared with PyTorch is a small batch.
         program = binary_chain.chain(shape, count, x[:2], place.target, place.emulate)

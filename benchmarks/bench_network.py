@@ -30,10 +30,10 @@ import qcompile
 import tables
 import timed_rows
 from qcompile.errors import QCompileError
+from qcompile.rivals import engines, ov, ov_binary, pytorch
+from qcompile.rivals.entrant import Entrant, Inputs, Ready, unavailable_if
 from qcompile.zoo.lenet import lenet
 from qcompile.zoo.resnet import birealnet18, resnet18
-from rivals import ort, ov, ov_binary, pytorch
-from rivals.entrant import Entrant, Ready, unavailable_if
 from tables import Sheet, milliseconds, number
 from timed_rows import Settings
 
@@ -96,12 +96,14 @@ def entrants(contest: Contest, networks: Sequence[str], threads: int, target: st
     plain = contest.plain().eval()
     return [
         *(
-            Entrant(f"qcompile {name}", partial(_ours, build, recipe, calibration, threads, target))
+            Entrant(
+                "qcompile",
+                f"qcompile {name}",
+                partial(_ours, build, recipe, calibration, threads, target),
+            )
             for name, (build, recipe) in wanted.items()
         ),
-        *pytorch.entrants(plain, calibration),
-        *ort.entrants(plain, calibration, threads),
-        *ov.entrants(plain, calibration, threads),
+        *engines.entrants(engines.NAMES, plain, [(x,) for x in calibration], threads),
         *([ov_binary.entrant(contest.binary, threads)] if contest.binary else []),
     ]
 
@@ -112,7 +114,7 @@ def _ours(
     calibration: Sequence[Tensor],
     threads: int,
     target: str,
-    x: Tensor,
+    inputs: Inputs,
 ) -> Ready:
     model: nn.Module = build().eval()
     logging.getLogger("qcompile").setLevel(logging.ERROR)  # that nothing is trained is known
@@ -122,7 +124,7 @@ def _ours(
         )
         program.num_threads = threads
         program.library()
-    return Ready(partial(program, x), program.size)
+    return Ready(partial(program, *inputs), size=program.size)
 
 
 def run(
@@ -136,7 +138,7 @@ def run(
     x = torch.rand(batch, *contest.shape)
     names = [e.name for e in found]
     rows = timed_rows.compare(found, x, settings, names)
-    torch_best = timed_rows.fastest(rows, pytorch.INT8)
+    torch_best = timed_rows.fastest(rows, tuple(pytorch.INT8.values()))
     return {
         "network": contest.name,
         "threads": settings.threads,

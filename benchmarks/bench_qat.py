@@ -25,7 +25,8 @@ from torch.nn import functional as F
 
 import machine_facts
 import tables
-from qcompile import Recipe, baselines, prepare
+from qcompile import Recipe, prepare
+from qcompile.rivals.turns import take_turns
 from qcompile.zoo.lenet import lenet
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "mnist_plain.py"
@@ -92,9 +93,7 @@ def measure(name: str, batch: int, seconds: float, rounds: int) -> dict[str, lis
         entrants[f"qcompile, {label(recipe)}"] = prepare(model, x, recipe)
     entrants["torch.ao, 8 bits, fbgemm"] = torch_ao(model, x)
     steps = [step_of(entrant.train(), x, labels) for entrant in entrants.values()]
-    times = baselines.take_turns(
-        steps, seconds=seconds, rounds=rounds, clock=time.process_time, pause=0.0
-    )
+    times = take_turns(steps, seconds=seconds, rounds=rounds, clock=time.process_time, pause=0.0)
     return dict(zip(entrants, times, strict=True))
 
 

@@ -17,7 +17,7 @@ from qcompile.ir.ops import pack_words
 from qcompile.ir.stages import Stage
 from qcompile.ir.target import Target
 from qcompile.program import Program
-from rivals.entrant import Unavailable, unavailable_if
+from qcompile.rivals.entrant import Unavailable, unavailable_if
 
 _q = torch.ops.qcompile
 _GEOMETRY = ([3, 3], [1, 1], [1, 1, 1, 1], [1, 1])

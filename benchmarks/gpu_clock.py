@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from qcompile.cuda.diagnosis import diagnose
-from rivals.entrant import Call
+from qcompile.rivals.entrant import Call
 from timed_rows import Settings
 
 _SAMPLE = 3e-3  # seconds of a sample, about: events tell half a microsecond

@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import median
 
 import machine_facts
-from qcompile import baselines
+from qcompile.rivals.turns import take_turns
 
 SOURCES = Path(__file__).parent / "limit"
 BINARY, INT8, FLOAT = "1 bit", "int8", "fp32"
@@ -150,7 +150,7 @@ def measured(found: Sequence[Loop], seconds: float = 0.2) -> list[Limit]:
     """Rates of loops, which take turns; in time of this process, as the loops use one thread."""
     repeats = [max(1, round(2e8 / loop.macs)) for loop in found]
     calls = [partial(loop.run, n) for loop, n in zip(found, repeats, strict=True)]
-    samples = baselines.take_turns(calls, seconds=seconds, clock=time.process_time)
+    samples = take_turns(calls, seconds=seconds, clock=time.process_time)
     rates = []
     for loop, count, taken in zip(found, repeats, samples, strict=True):
         work = loop.macs * count / 1e9

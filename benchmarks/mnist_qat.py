@@ -34,7 +34,7 @@ import machine_facts
 import qcompile
 import tables
 from qcompile import digits
-from qcompile.baselines import weight_bytes
+from qcompile.rivals.pytorch import weight_bytes
 from tables import Sheet
 from timed_rows import Settings
 

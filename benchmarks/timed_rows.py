@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qcompile import baselines
-from rivals.entrant import Call, Entrant, Unavailable
+from qcompile.rivals.entrant import Call, Entrant, Unavailable
+from qcompile.rivals.turns import take_turns
 
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 PAUSE = 0.005  # seconds for other entrants' threads to stop spinning, where there are any
@@ -36,7 +36,7 @@ class Settings:
     def take_turns(self, calls: Sequence[Call]) -> list[list[float]]:
         """Seconds of each function in each round."""
         with torch.no_grad():
-            return baselines.take_turns(
+            return take_turns(
                 calls,
                 seconds=self.seconds,
                 rounds=self.rounds,
@@ -90,15 +90,15 @@ def prepared(entrants: Sequence[Entrant], x: Tensor) -> tuple[list[Row], list[Ca
     rows: list[Row] = []
     calls: list[Call | None] = []
     for entrant in entrants:
-        row = Row(entrant.name, note=entrant.note)
+        row = Row(entrant.name, note=entrant.how)
         call: Call | None = None
         try:
             with torch.no_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what frameworks find deprecated in themselves
-                ready = entrant.prepare(x)
+                ready = entrant.prepare((x,))
             row, call = replace(row, size=ready.size), ready.call
         except Unavailable as error:
-            row = replace(row, reason=str(error))
+            row = replace(row, reason=error.reason)
         rows.append(row)
         calls.append(call)
     return rows, calls

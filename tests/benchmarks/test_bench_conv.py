@@ -18,15 +18,15 @@ import limits
 import machine_facts
 from binary_chain import Shape
 from qcompile.ir.ops import pack_words
-from rivals import ov
-from rivals.entrant import Unavailable
+from qcompile.rivals import ov
+from qcompile.rivals.entrant import Unavailable
 from timed_rows import Settings
 
 RIVALS = [
-    *("PyTorch fp32 eager", "PyTorch fp32 inductor"),
+    *("PyTorch float32", "PyTorch float32, inductor"),
     *("PyTorch int8 fbgemm", "PyTorch int8 x86", "PyTorch int8 onednn"),
-    *("ONNX Runtime fp32", "ONNX Runtime int8"),
-    *("OpenVINO fp32", "OpenVINO int8", "OpenVINO 1 bit"),
+    *("ONNX Runtime float32", "ONNX Runtime int8"),
+    *("OpenVINO float32", "OpenVINO int8", "OpenVINO 1 bit"),
 ]
 
 
@@ -91,7 +91,7 @@ def test_openvinos_binary_convolution_is_the_one_that_is_meant() -> None:
     high = random.integers(0, 2, (64, 64, 3, 3), dtype=np.uint8)
     graph = package.opset13.parameter(list(x.shape), np.float32)
     value = ov.binary_convolution(package, graph, tau, high)
-    got = ov.result(ov.run(package.Model([value], [graph], "one"), x, 1, precision="f32"))
+    got = ov.run(package.Model([value], [graph], "one"), [x], 1, precision="f32").output()
     signs = torch.where(torch.from_numpy(x > tau.reshape(1, -1, 1, 1)), 1.0, -1.0)
     wanted = F.conv2d(signs, torch.from_numpy(2.0 * high - 1).float(), padding=1)
     assert torch.equal(got, wanted)

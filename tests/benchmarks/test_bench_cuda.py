@@ -19,8 +19,8 @@ import qcompile
 import timed_rows
 from bench_network import Contest
 from binary_chain import Shape
-from rivals import torch_cuda
-from rivals.entrant import Unavailable
+from qcompile.rivals import torch_cuda
+from qcompile.rivals.entrant import Unavailable
 
 
 def small_contest() -> Contest:
@@ -32,7 +32,7 @@ def small_contest() -> Contest:
     return Contest("small", (1, 8, 8), build, ours)
 
 
-FLOATS = [*torch_cuda.FLOATS, torch_cuda.FP16_GRAPHS]
+FLOATS = [entrant.name for entrant in torch_cuda.entrants(nn.Identity(), "cpu")]
 COMPILED = [name for name in FLOATS if "compiled" in name]
 
 
@@ -132,7 +132,7 @@ def test_turns_are_timed_by_events(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_product_of_integers_is_one() -> None:
-    ready = torch_cuda.int_mm(32, 64, 16, 3, "cpu").prepare(torch.empty(0))
+    ready = torch_cuda.int_mm(32, 64, 16, 3, "cpu").prepare((torch.empty(0),))
     found = ready.call()
     assert isinstance(found, torch.Tensor)
     assert (found.shape, found.dtype) == ((32, 16), torch.int32)

@@ -17,15 +17,15 @@ import machine_facts
 import qcompile
 import timed_rows
 from bench_network import Contest
-from rivals import onnx_model, ort, ov, pytorch
-from rivals.entrant import Unavailable
-from rivals.folding import folded
+from qcompile.rivals import engines, onnx_model, pytorch
+from qcompile.rivals.entrant import Unavailable
+from qcompile.rivals.folding import folded
 
 PYTORCH = [
-    *("PyTorch fp32 eager", "PyTorch fp32 inductor"),
+    *("PyTorch float32", "PyTorch float32, inductor"),
     *("PyTorch int8 fbgemm", "PyTorch int8 x86", "PyTorch int8 onednn"),
 ]
-OTHERS = ["ONNX Runtime fp32", "ONNX Runtime int8", "OpenVINO fp32", "OpenVINO int8"]
+OTHERS = ["ONNX Runtime float32", "ONNX Runtime int8", "OpenVINO float32", "OpenVINO int8"]
 ENGINES = {"ONNX Runtime": "onnxruntime", "OpenVINO": "openvino"}
 
 
@@ -103,22 +103,24 @@ def test_folded_networks_compute_the_same() -> None:
 @pytest.mark.skipif(not installed("onnx"), reason="onnx is not installed")
 def test_a_layer_without_a_spelling_is_a_reason() -> None:
     with pytest.raises(Unavailable, match=r"first.*has no spelling in ONNX here"):
-        onnx_model.float_model(small(), torch.ones(1, 3, 16, 16))
+        onnx_model.float_model(small(), (torch.ones(1, 3, 16, 16),))
 
 
-@pytest.mark.parametrize("family", [ort, ov])
-def test_other_engines_compute_the_same(family: Any) -> None:
-    package = "onnxruntime" if family is ort else "openvino"
+@pytest.mark.parametrize("package", ["onnxruntime", "openvino"])
+def test_other_engines_compute_the_same(package: str) -> None:
     for name in {"onnx", "onnxruntime", package}:
         if not installed(name):
             pytest.skip(f"{name} is not installed")
     model, x = unnormed(), torch.randn(2, 3, 16, 16)
     calibration = [torch.randn(8, 3, 16, 16), x]
     wanted = model(x)
-    exact, rounded = family.entrants(model, calibration, 1)
-    got = family.result(exact.prepare(x))
+    keys = [f"{package}-fp32", package]
+    exact, rounded = engines.entrants(keys, model, [(c,) for c in calibration], 1)
+    got = exact.prepare((x,)).output()
+    assert got is not None
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
-    got = family.result(rounded.prepare(x))
+    got = rounded.prepare((x,)).output()
+    assert got is not None
     torch.testing.assert_close(got, wanted, rtol=0, atol=0.1 * wanted.abs().max().item())
     assert not torch.equal(got, wanted)
 
@@ -140,7 +142,7 @@ def test_every_rival_stands_in_the_table(
     names = ["qcompile lenet, 1 bit", *PYTORCH, *OTHERS]
     for result in whole["runs"]:
         assert [row["name"] for row in result["rows"]] == names
-        assert result["best_pytorch_int8"] in pytorch.INT8
+        assert result["best_pytorch_int8"] in pytorch.INT8.values()
         for row in result["rows"]:
             assert (row["ms"] is None) == bool(row["reason"]), row
             if row["ms"] is not None:
@@ -158,13 +160,13 @@ def test_every_rival_stands_in_the_table(
 def test_what_is_not_installed_is_said(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     x = torch.ones(1, 3, 16, 16)
-    entrants = [*ort.entrants(unnormed(), [x], 1), *ov.entrants(unnormed(), [x], 1)]
+    entrants = engines.entrants(engines.NAMES[5:], unnormed(), [(x,)], 1)
     rows, calls = timed_rows.prepared(entrants, x)
     reasons = {row.name: row.reason for row in rows}
     dependent = {
         "onnx": OTHERS,
-        "onnxruntime": ["ONNX Runtime fp32", "ONNX Runtime int8", "OpenVINO int8"],
-        "openvino": ["OpenVINO fp32", "OpenVINO int8"],
+        "onnxruntime": ["ONNX Runtime float32", "ONNX Runtime int8", "OpenVINO int8"],
+        "openvino": ["OpenVINO float32", "OpenVINO int8"],
     }[package]
     for name in dependent:
         assert reasons[name].endswith("is not installed")
@@ -176,7 +178,7 @@ def test_what_is_not_installed_is_said(package: str, monkeypatch: pytest.MonkeyP
 def test_an_engine_that_pytorch_lacks_is_said() -> None:
     x = torch.ones(1, 1, 8, 8)
     with pytest.raises(Unavailable, match="no engine abacus"):
-        pytorch._int8(unnormed(), [x], "abacus", x)
+        pytorch.int8(unnormed(), [(x,)], "abacus").prepare((x,))
 
 
 def test_a_target_that_this_machine_lacks_is_said() -> None:

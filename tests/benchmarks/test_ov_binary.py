@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qcompile.rivals import ov_binary
+from qcompile.rivals.entrant import Unavailable
 from qcompile.zoo.resnet import BiRealBlock, ResNet
-from rivals import ov, ov_binary
-from rivals.entrant import Unavailable
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("openvino") is None, reason="openvino is not installed"
@@ -55,14 +55,15 @@ def test_the_translated_network_is_the_binary_one(monkeypatch: pytest.MonkeyPatc
         "_weight",
         lambda self, layer: self._op.constant(layer.weight.detach().numpy()),
     )
-    got = ov.result(ov_binary.entrant(network, 1, precision="f32").prepare(x))
+    got = ov_binary.entrant(network, 1, precision="f32").prepare((x,)).output()
     torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-3)
 
 
 def test_eight_bits_are_near_the_floats() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 7, 2, padding=3, bias=False))
     x = torch.randn(1, 3, 16, 16)
-    got = ov.result(ov_binary.entrant(lambda: model, 1).prepare(x))
+    got = ov_binary.entrant(lambda: model, 1).prepare((x,)).output()
+    assert got is not None
     wanted = model(x)
     torch.testing.assert_close(got, wanted, rtol=0, atol=0.05 * wanted.abs().max().item())
     assert not torch.equal(got, wanted)

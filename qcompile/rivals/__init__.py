@@ -1,4 +1,4 @@
 """What qcompile is timed against: the same float network in other frameworks, each made ready.
 
-Nothing is dropped silently: what cannot be had is an entrant with a reason instead of a call.
+Nothing is dropped silently: what cannot be had raises `Unavailable`, with a reason and what to do.
 """

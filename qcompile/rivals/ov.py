@@ -8,31 +8,33 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from rivals import onnx_model
-from rivals.entrant import Entrant, Ready, Unavailable
+from qcompile.rivals import onnx_model
+from qcompile.rivals.entrant import Entrant, Inputs, Once, Ready, not_installed
+from qcompile.rivals.onnx_model import Models
 
-FP32, INT8, BINARY = "OpenVINO fp32", "OpenVINO int8", "OpenVINO 1 bit"
-
-
-def entrants(model: nn.Module, calibration: Sequence[Tensor], threads: int) -> list[Entrant]:
-    """Both models of a float network."""
-    note = "from ONNX Runtime's QDQ model, u8 s8"
-    return [
-        Entrant(FP32, partial(_float, model, threads)),
-        Entrant(INT8, partial(_int8, model, calibration, threads), note),
-    ]
+PACKAGE = "openvino"
+INT8, BINARY = "OpenVINO int8", "OpenVINO 1 bit"
 
 
-def _float(model: nn.Module, threads: int, x: Tensor) -> Ready:
-    made = onnx_model.float_model(model, x)
-    return run(_read(made, x), x.numpy(), threads, precision="f32", size=made.ByteSize())
+def entrant(models: Models, precision: str, threads: int) -> Entrant:
+    """A network in "float32" or "int8"."""
+    if precision == "int8":
+        key, made, how = "openvino", models.int8, f"{onnx_model.HOW}, {onnx_model.HOW_INT8}"
+    else:
+        key, made, how = "openvino-fp32", models.float32, onnx_model.HOW
+    prepare = partial(_prepare, made, threads, "f32" if precision == "float32" else None)
+    return Entrant(key, f"OpenVINO {precision}", prepare, precision, how, PACKAGE)
 
 
-def _int8(model: nn.Module, calibration: Sequence[Tensor], threads: int, x: Tensor) -> Ready:
-    made = onnx_model.quantized(onnx_model.float_model(model, x), calibration)
-    return run(_read(made, x), x.numpy(), threads, size=made.ByteSize())
+def _prepare(made: Once[Any], threads: int, floats: str | None, inputs: Inputs) -> Ready:
+    core = openvino().Core()
+    read = core.read_model(made().SerializeToString())
+    names = onnx_model.names(inputs)
+    read.reshape({name: list(x.shape) for name, x in zip(names, inputs, strict=True)})
+    fed = [x.numpy() for x in inputs]
+    return run(read, fed, threads, precision=floats, size=made().ByteSize())
 
 
 def openvino() -> Any:
@@ -45,17 +47,19 @@ def openvino() -> Any:
         import openvino
         import openvino.opset13
     except ImportError as error:
-        raise Unavailable("openvino is not installed") from error
+        raise not_installed(PACKAGE) from error
     return openvino
 
 
 def binary_chain(count: int, threads: int) -> Entrant:
     """So many 3 x 3 BinaryConvolutions after one another, as many outputs as channels."""
     note = "BinaryConvolution, xnor-popcount, zero padding"
-    return Entrant(BINARY, partial(_binary_chain, count, threads), note)
+    run = partial(_binary_chain, count, threads)
+    return Entrant("openvino-binary", BINARY, run, "1 bit", note, PACKAGE)
 
 
-def _binary_chain(count: int, threads: int, x: Tensor) -> Ready:
+def _binary_chain(count: int, threads: int, inputs: Inputs) -> Ready:
+    (x,) = inputs
     ov = openvino()
     graph = ov.opset13.parameter(list(x.shape), np.float32)
     channels, random = x.shape[1], np.random.default_rng(0)
@@ -63,7 +67,7 @@ def _binary_chain(count: int, threads: int, x: Tensor) -> Ready:
     for _ in range(count):
         high = random.integers(0, 2, (channels, channels, 3, 3), dtype=np.uint8)
         value = binary_convolution(ov, value, np.zeros(channels, np.float32), high)
-    return run(ov.Model([value], [graph], "chain"), x.numpy(), threads, precision="f32")
+    return run(ov.Model([value], [graph], "chain"), [x.numpy()], threads, precision="f32")
 
 
 def binary_convolution(
@@ -86,20 +90,14 @@ def binary_convolution(
     return op.binary_convolution(signs, weight, strides, ones, ones, ones, "xnor-popcount", 0.0)
 
 
-def _read(made: Any, x: Tensor) -> Any:
-    model = openvino().Core().read_model(made.SerializeToString())
-    model.reshape(list(x.shape))
-    return model
-
-
 def run(
     model: Any,
-    x: np.ndarray[Any, Any],
+    inputs: Sequence[np.ndarray[Any, Any]],
     threads: int,
     precision: str | None = None,
     size: int | None = None,
 ) -> Ready:
-    """What runs a model on an input that was handed over once, and copies nothing.
+    """What runs a model on inputs that were handed over once, and copies nothing.
 
     Args:
         size: of the model, in bytes.
@@ -115,9 +113,9 @@ def run(
     if precision is not None:
         config["INFERENCE_PRECISION_HINT"] = precision
     request = ov.Core().compile_model(model, "CPU", config).create_infer_request()
-    request.set_input_tensor(ov.Tensor(x, shared_memory=True))
-
-    return Ready(partial(_infer, request), size)
+    for index, x in enumerate(inputs):
+        request.set_input_tensor(index, ov.Tensor(x, shared_memory=True))
+    return Ready(partial(_infer, request), partial(_output, request), size)
 
 
 def _infer(request: Any) -> None:
@@ -125,8 +123,6 @@ def _infer(request: Any) -> None:
     request.wait()
 
 
-def result(ready: Ready) -> Tensor:
-    """What `run` made ready computes, the first output."""
-    call: Any = ready.call
-    call()
-    return torch.from_numpy(call.args[0].get_output_tensor(0).data.copy())
+def _output(request: Any) -> Tensor:
+    _infer(request)
+    return torch.from_numpy(request.get_output_tensor(0).data.copy())

@@ -13,17 +13,32 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.fx import Node
 
-from rivals.entrant import Unavailable
-from rivals.folding import folded
+from qcompile.rivals.entrant import Inputs, Once, Unavailable, not_installed
+from qcompile.rivals.folding import folded
 
 OPSET, IR_VERSION = 17, 10  # what all releases of the two engines in use read
 INPUT, BATCH = "input", "N"
+HOW = "from an ONNX model with BatchNorm folded"
+HOW_INT8 = "quantize_static: QDQ, unsigned activations, signed weights per channel"
 
 
-def float_model(model: nn.Module, x: Tensor) -> Any:
+def names(inputs: Inputs) -> list[str]:
+    """The names of a model's inputs."""
+    return [INPUT] if len(inputs) == 1 else [f"{INPUT}_{i}" for i in range(len(inputs))]
+
+
+class Models:
+    """A float network and its int8 form, each made once for all engines that read ONNX."""
+
+    def __init__(self, model: nn.Module, calibration: Sequence[Inputs]) -> None:
+        self.float32 = Once(lambda: float_model(model, calibration[0]))
+        self.int8 = Once(lambda: quantized(self.float32(), calibration))
+
+
+def float_model(model: nn.Module, inputs: Inputs) -> Any:
     """An ONNX model with BatchNorms folded; its batch is the symbol `N`.
 
     Raises:
@@ -32,7 +47,10 @@ def float_model(model: nn.Module, x: Tensor) -> Any:
     try:
         import onnx
     except ImportError as error:
-        raise Unavailable("onnx is not installed") from error
+        raise not_installed("onnx") from error
+    if len(inputs) > 1:
+        raise Unavailable("several inputs have no spelling in ONNX here")
+    (x,) = inputs
     writer = _Writer(onnx)
     graph = folded(model)
     modules = dict(graph.named_modules())
@@ -138,13 +156,13 @@ _SPELLINGS: dict[tuple[Any, ...], _Spelling] = {
 class _Calibration:
     """What ONNX Runtime's quantizer reads its ranges from."""
 
-    def __init__(self, batches: Sequence[Tensor]) -> None:
-        self._batches: Iterator[Tensor] = iter(batches)
+    def __init__(self, batches: Sequence[Inputs]) -> None:
+        self._batches: Iterator[Inputs] = iter(batches)
 
     def get_next(self) -> dict[str, np.ndarray[Any, Any]] | None:
         """The next batch by input name; None after the last."""
         batch = next(self._batches, None)
-        return None if batch is None else {INPUT: batch.numpy()}
+        return None if batch is None else {INPUT: batch[0].numpy()}
 
 
 @contextmanager
@@ -160,7 +178,7 @@ def _quiet() -> Iterator[None]:
             logging.root.setLevel(before)
 
 
-def quantized(model: Any, calibration: Sequence[Tensor]) -> Any:
+def quantized(model: Any, calibration: Sequence[Inputs]) -> Any:
     """The model in QDQ form: unsigned activations, signed weights with a scale for each channel.
 
     Raises:
@@ -170,7 +188,7 @@ def quantized(model: Any, calibration: Sequence[Tensor]) -> Any:
         import onnx
         from onnxruntime import quantization as tool
     except ImportError as error:
-        raise Unavailable("onnxruntime is not installed") from error
+        raise not_installed("onnxruntime") from error
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, _quiet():
         source, result = Path(folder, "float.onnx"), Path(folder, "int8.onnx")
         onnx.save(model, source)

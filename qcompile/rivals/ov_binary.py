@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Interpreter, symbolic_trace
 
-from rivals import ov
-from rivals.entrant import Entrant, Ready, Unavailable
+from qcompile.rivals import ov
+from qcompile.rivals.entrant import Entrant, Inputs, Ready, Unavailable
 
 BINARY_NETWORK = "OpenVINO Bi-Real-Net-18, 1 bit"
 
@@ -25,18 +25,20 @@ def entrant(build: Callable[[], nn.Module], threads: int, precision: str | None 
         precision: of the float parts; what OpenVINO finds best if None.
     """
     note = "BinaryConvolution; stem and last layer int8 by FakeQuantize, downsampling float"
-    return Entrant(BINARY_NETWORK, partial(_network, build, threads, precision), note)
+    run = partial(_network, build, threads, precision)
+    return Entrant("openvino-binary", BINARY_NETWORK, run, "1 bit", note, ov.PACKAGE)
 
 
 def _network(
-    build: Callable[[], nn.Module], threads: int, precision: str | None, x: Tensor
+    build: Callable[[], nn.Module], threads: int, precision: str | None, inputs: Inputs
 ) -> Ready:
+    (x,) = inputs
     package = ov.openvino()
     model = build().eval()
     graph = package.opset13.parameter(list(x.shape), np.float32)
     with torch.no_grad():
         result = _Translation(package, model, x).run(graph)
-    return ov.run(package.Model([result], [graph], "binary"), x.numpy(), threads, precision)
+    return ov.run(package.Model([result], [graph], "binary"), [x.numpy()], threads, precision)
 
 
 class _Translation(Interpreter):
