@@ -324,6 +324,8 @@ class Node:
         layer: path of the user's module that it belongs to, or "".
         category: "input", "output", "float", "int8", "low-bit" or "move": what colours it.
         facts: names and values, for whoever points at it.
+        also: paths of other layers and names of operations that are computed in it.
+        share: of the time of all layers, that of its own; None where that is not known.
     """
 
     id: str
@@ -331,6 +333,8 @@ class Node:
     layer: str = ""
     category: str = "float"
     facts: tuple[tuple[str, str], ...] = ()
+    also: tuple[str, ...] = ()
+    share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -344,11 +348,16 @@ class Edge:
 
 @dataclass(frozen=True)
 class Graph:
-    """A network as operations, in an order in which they can run."""
+    """A network as operations, in an order in which they can run.
+
+    Attributes:
+        note: what to know of it, a sentence, or "".
+    """
 
     title: str
     nodes: tuple[Node, ...]
     edges: tuple[Edge, ...]
+    note: str = ""
 
 
 @dataclass(frozen=True)
