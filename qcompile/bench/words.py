@@ -1,0 +1,227 @@
+"""Numbers of a report as people read them, and what the report found, in sentences."""
+
+from __future__ import annotations
+
+from qcompile.bench.results import AGAIN, OURS, Engine, Report, Run, Spread, Time
+from qcompile.program_summary import readable
+
+FASTER, SLOWER, ALIKE = "faster", "slower", "alike"
+_UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
+
+
+def seconds(value: float | None) -> str:
+    """Three digits in the unit that suits: "12.1 µs"."""
+    if value is None:
+        return "–"
+    scale, unit = next((u for u in _UNITS if value >= 0.9995 * u[0]), _UNITS[-1])
+    return f"{digits(value / scale)} {unit}"
+
+
+def digits(value: float) -> str:
+    """Three digits, or all of those before the point: "0.87", "5.42", "21.3", "1,234"."""
+    size = abs(value)
+    if size and size < 0.0995:
+        return f"{value:.2g}"
+    return f"{value:,.{2 if size < 9.995 else 1 if size < 99.95 else 0}f}"
+
+
+def times(value: float) -> str:
+    """A ratio as it is spoken: "21", "5.4", "1.04"."""
+    return f"{value:,.{0 if value >= 9.95 else 1 if value >= 1.1 else 2}f}"
+
+
+def count(value: float | None) -> str:
+    """A large number: "4.00 million", "583 thousand"."""
+    if value is None:
+        return "–"
+    steps = ((1e12, "trillion"), (1e9, "billion"), (1e6, "million"), (1e3, "thousand"))
+    scale, name = next((s for s in steps if value >= 0.9995 * s[0]), (1.0, ""))
+    return f"{digits(value / scale)} {name}" if name else f"{value:,.0f}"
+
+
+def percent(value: float | None, places: int = 2) -> str:
+    """A share: "99.40 %"."""
+    return "–" if value is None else f"{100 * value:.{places}f} %"
+
+
+def size(value: float | None) -> str:
+    """Bytes: "112.1 KiB"."""
+    return "–" if value is None else readable(int(value))
+
+
+def decibels(value: float | None) -> str:
+    """ "9.1 dB"."""
+    return "–" if value is None else f"{value:.1f} dB"
+
+
+def plural(number: int, one: str, many: str = "") -> str:
+    """ "1 thread", "2 threads"."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def setting(run: Run) -> str:
+    """ "batch 8, 2 threads"."""
+    return f"batch {run.batch}, {plural(run.threads, 'thread')}"
+
+
+def verdict(speedup: Spread, share: float = 0.0) -> str:
+    """FASTER or SLOWER, or ALIKE where the interval holds 1 or the difference is no larger than the noise."""
+    if speedup.low > 1 and speedup.median > 1 + share:
+        return FASTER
+    if speedup.high < 1 and 1 / speedup.median > 1 + share:
+        return SLOWER
+    return ALIKE
+
+
+def judged(run: Run, time: Time) -> str:
+    """The verdict on the program beside an engine in a run; "" where there is nothing to compare."""
+    if time.speedup is None or time.engine in (OURS, AGAIN):
+        return ""
+    return verdict(time.speedup, run.noise.share if run.noise else 0.0)
+
+
+def first_run(report: Report) -> Run | None:
+    """The run with the fewest samples and threads, which the headline is about."""
+    return min(report.runs, key=lambda run: (run.batch, run.threads), default=None)
+
+
+def own_time(run: Run | None) -> Spread | None:
+    """What a call of the program took in a run."""
+    found = (t.seconds for t in run.times if t.engine == OURS) if run else iter(())
+    return next(found, None)
+
+
+def ranked(run: Run | None) -> list[tuple[Time, Spread]]:
+    """The other engines that ran, the fastest first, with how many times as fast the program is."""
+    found = [t for t in run.times if run and t.engine not in (OURS, AGAIN)] if run else []
+    timed = [(t, t.speedup) for t in found if t.seconds and t.speedup]
+    return sorted(timed, key=lambda pair: pair[0].seconds.median if pair[0].seconds else 0.0)
+
+
+def subject(report: Report) -> str:
+    """What it is about: "1-bit lenet"."""
+    name, bits = report.subject.name, report.subject.bits
+    if bits is None:
+        return name
+    weights, activations = bits
+    if weights == activations:
+        return f"{weights}-bit {name}"
+    return f"{name} with {weights}-bit weights and {activations}-bit activations"
+
+
+def headline(report: Report) -> str:
+    """The main result: beside the fastest of the others, and beside the float network's size."""
+    found = [_speed(report), _smaller(report)]
+    return f"{subject(report)}: {', '.join(filter(None, found))}"
+
+
+def _speed(report: Report) -> str:
+    run = first_run(report)
+    others, ours = ranked(run), own_time(run)
+    if run and others:
+        time, speedup = others[0]
+        name = report.engine(time.engine).name
+        return {
+            FASTER: f"{times(speedup.median)} times as fast as {name}",
+            SLOWER: f"slower than {name}, which is {times(1 / speedup.median)} times as fast",
+            ALIKE: f"as fast as {name}, but for noise",
+        }[judged(run, time)]
+    return f"{seconds(ours.median)} a call" if ours else "not timed"
+
+
+def _smaller(report: Report) -> str:
+    before, after = report.subject.size_before, report.subject.size
+    if not before or not after:
+        return ""
+    if before > after:
+        return f"{times(before / after)} times smaller than float32"
+    return f"{times(after / before)} times the size of float32"
+
+
+def sentences(report: Report) -> list[str]:
+    """What else was found, the losses as plainly as the wins."""
+    found = [_call(report), _slower(report), _right(report), _untrained(report)]
+    return [sentence for sentence in found if sentence]
+
+
+def _call(report: Report) -> str:
+    run = first_run(report)
+    ours = own_time(run)
+    if run is None or ours is None:
+        return "The program was not timed."
+    text = f"A call takes {seconds(ours.median)} ({setting(run)})"
+    beside = [
+        f"{times(speedup.median)} times as fast as {report.engine(time.engine).name}"
+        for time, speedup in ranked(run)
+        if judged(run, time) == FASTER
+    ]
+    return f"{text}: {listed(beside)}." if beside else f"{text}."
+
+
+def _slower(report: Report) -> str:
+    pairs = [(run, time) for run in report.runs for time, _ in ranked(run)]
+    lost = [(run, time) for run, time in pairs if judged(run, time) == SLOWER]
+    even = [(run, time) for run, time in pairs if judged(run, time) == ALIKE]
+    if not pairs:
+        return "No other engine was measured."
+    found = [f"Slower than {listed(_where(report, lost))}." if lost else ""]
+    found += [f"No different, but for noise, from {listed(_where(report, even))}." if even else ""]
+    if not lost and not even:
+        found = [f"Faster than every engine beside it in {_all(len(report.runs))}."]
+    return " ".join(filter(None, found))
+
+
+def _all(runs: int) -> str:
+    return "the one setting that was measured" if runs == 1 else f"all {runs} settings"
+
+
+def _where(report: Report, pairs: list[tuple[Run, Time]]) -> list[str]:
+    """ "OpenVINO int8 (batch 8, 2 threads: 0.87 times as fast)" for each engine, with all its runs."""
+    found: dict[str, list[str]] = {}
+    for run, time in pairs:
+        if time.speedup:
+            text = f"{setting(run)}: {digits(time.speedup.median)} times as fast"
+            found.setdefault(time.engine, []).append(text)
+    return [f"{report.engine(key).name} ({'; '.join(texts)})" for key, texts in found.items()]
+
+
+def _right(report: Report) -> str:
+    ours, float32 = report.subject.accuracy.compiled, report.subject.accuracy.float32
+    if ours is None:
+        return "How many of its answers are right was not measured."
+    text = f"{accuracy(ours)} of its answers are right"
+    text = text if 0 <= ours <= 1 else f"Its accuracy, as the model file measures it, is {ours:.4g}"
+    return f"{text}." if float32 is None else f"{text}; of the float network, {accuracy(float32)}."
+
+
+def accuracy(value: float | None) -> str:
+    """By `evaluate`: a share, or as it is where it is none."""
+    return percent(value) if value is None or 0 <= value <= 1 else f"{value:.4g}"
+
+
+def _untrained(report: Report) -> str:
+    if report.subject.training != "not trained":
+        return ""
+    return "Its weights were not trained: times and sizes hold, accuracy and SQNR say nothing."
+
+
+def noise(report: Report) -> str:
+    """How small a difference may be that still says something."""
+    shares = [run.noise.share for run in report.runs if run.noise]
+    if not shares:
+        return (
+            "How large the noise is was not measured: the program was not measured beside itself."
+        )
+    low, high = percent(min(shares), 1), percent(max(shares), 1)
+    span = low if low == high else f"{low} to {high}, by setting,"
+    return f"Differences under {span} are noise, as the program beside itself shows (A/A)."
+
+
+def missing(report: Report) -> list[Engine]:
+    """Engines that could not be had."""
+    return [engine for engine in report.engines if engine.reason]
+
+
+def listed(texts: list[str]) -> str:
+    """ "a", "a and b", "a, b and c"."""
+    return " and ".join(filter(None, [", ".join(texts[:-1]), *texts[-1:]]))

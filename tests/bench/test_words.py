@@ -1,0 +1,145 @@
+"""Numbers and results in words."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import sample_reports
+
+from qcompile.bench import words
+from qcompile.bench.results import OURS, Accuracy, Noise, Report, Spread
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"),
+        (0.0, "0.00 ns"),
+        (3.4e-8, "34.0 ns"),
+        (1.2071e-5, "12.1 µs"),
+        (9.999e-4, "1.00 ms"),
+        (0.25, "250 ms"),
+        (93.0, "93.0 s"),
+        (4321.0, "4,321 s"),
+    ],
+)
+def test_seconds(value: float | None, text: str) -> None:
+    assert words.seconds(value) == text
+
+
+def test_numbers() -> None:
+    assert [words.digits(v) for v in (0.0, 0.0123, 0.866, 9.996, 54.32, -99.96, 1234.5)] == [
+        "0.00",
+        "0.012",
+        "0.87",
+        "10.0",
+        "54.3",
+        "-100",
+        "1,234",
+    ]
+    assert [words.times(v) for v in (1.04, 5.43, 9.96, 20.3)] == ["1.04", "5.4", "10", "20"]
+    assert [words.count(v) for v in (None, 0, 12, 583_000, 4e6, 999.7e6, 1.8e9)] == [
+        "–",
+        "0",
+        "12",
+        "583 thousand",
+        "4.00 million",
+        "1.00 billion",
+        "1.80 billion",
+    ]
+    assert words.percent(0.9944) == "99.44 %"
+    assert words.decibels(9.06) == "9.1 dB"
+    assert words.accuracy(3.14159) == "3.142"
+    assert words.plural(1, "process", "processes") == "1 process"
+    assert words.plural(3, "process", "processes") == "3 processes"
+    assert [words.listed(list(t)) for t in ("", "a", "ab", "abc")] == [
+        "",
+        "a",
+        "a and b",
+        "a, b and c",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("spread", "share", "verdict"),
+    [
+        (Spread(1.3, 1.2, 1.4), 0.02, words.FASTER),
+        (Spread(0.8, 0.7, 0.9), 0.02, words.SLOWER),
+        (Spread(1.3, 0.9, 1.7), 0.02, words.ALIKE),
+        (Spread(1.02, 1.01, 1.03), 0.05, words.ALIKE),
+        (Spread(0.97, 0.96, 0.98), 0.05, words.ALIKE),
+    ],
+)
+def test_a_verdict_takes_the_noise_into_account(spread: Spread, share: float, verdict: str) -> None:
+    assert words.verdict(spread, share) == verdict
+
+
+def test_the_headline_is_about_the_fastest_of_the_others() -> None:
+    assert words.headline(sample_reports.report()) == (
+        "1-bit lenet: 5.4 times as fast as ONNX Runtime int8, 20 times smaller than float32"
+    )
+
+
+def test_a_loss_is_said_as_plainly() -> None:
+    lost = sample_reports.report(slower=10)
+    assert words.headline(lost) == (
+        "1-bit lenet: slower than ONNX Runtime int8, which is 1.9 times as fast, "
+        "20 times smaller than float32"
+    )
+    text = " ".join(words.sentences(lost))
+    assert "Slower than ONNX Runtime int8 (batch 1, 1 thread: 0.54 times as fast; " in text
+    assert "Faster than every engine" not in text
+    assert "4.1 times as fast as PyTorch float32" in text
+
+
+def test_noise_is_no_win() -> None:
+    even = sample_reports.report(slower=65 / 12)
+    assert words.headline(even).startswith("1-bit lenet: as fast as ONNX Runtime int8, but for ")
+    assert "No different, but for noise, from ONNX Runtime int8 (batch 1, 1 thread" in " ".join(
+        words.sentences(even)
+    )
+
+
+def test_what_is_not_known_is_said() -> None:
+    small = sample_reports.small()
+    assert words.headline(small) == "lenet: 12.0 µs a call"
+    assert words.sentences(small) == [
+        "A call takes 12.0 µs (batch 1, 1 thread).",
+        "No other engine was measured.",
+        "How many of its answers are right was not measured.",
+    ]
+    assert words.noise(small).startswith("How large the noise is was not measured")
+    assert words.headline(replace(small, runs=())) == "lenet: not timed"
+
+
+def about(report: Report, **changes: object) -> Report:
+    return replace(report, subject=replace(report.subject, **changes))  # type: ignore[arg-type]
+
+
+def test_widths_accuracy_and_training() -> None:
+    report = sample_reports.report()
+    assert words.subject(about(report, bits=(1, 2))) == (
+        "lenet with 1-bit weights and 2-bit activations"
+    )
+    untrained = about(report, training="not trained", accuracy=Accuracy(None, 1.5))
+    assert words.sentences(untrained)[-2:] == [
+        "Its accuracy, as the model file measures it, is 1.5.",
+        "Its weights were not trained: times and sizes hold, accuracy and SQNR say nothing.",
+    ]
+    assert words.headline(about(report, size_before=100_000)).endswith(
+        "1.1 times the size of float32"
+    )
+
+
+def test_noise_differs_by_setting() -> None:
+    report = sample_reports.report()
+    assert words.noise(report).startswith("Differences under 2.0 % are noise")
+    louder = replace(report.runs[0], noise=Noise(Spread(1.0, 0.9, 1.1), 0.1))
+    assert "under 2.0 % to 10.0 %, by setting, are noise" in words.noise(
+        replace(report, runs=(louder, *report.runs[1:]))
+    )
+    assert [e.key for e in words.missing(report)] == ["openvino"]
+    assert words.own_time(words.first_run(report)) == next(
+        t.seconds for t in report.runs[0].times if t.engine == OURS
+    )
