@@ -36,11 +36,11 @@ from torch import Tensor, nn
 
 import bench_limit
 import binary_chain
-import limits
 import machine_facts
 import tables
 import timed_rows
 from binary_chain import Shape
+from qcompile.bench import limits
 from qcompile.rivals import engines, ov, pytorch
 from qcompile.rivals.entrant import Call, Entrant, Inputs, Ready, Unavailable
 from tables import Sheet, milliseconds, number

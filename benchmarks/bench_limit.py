@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import limits
 import machine_facts
 import tables
-from limits import BINARY, FLOAT, INT8, Limit
+from qcompile.bench import limits
+from qcompile.bench.limits import BINARY, FLOAT, INT8, Limit
 from tables import Sheet, number
 
 KS = (576, 1152, 2304, 4608)

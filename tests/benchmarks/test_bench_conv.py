@@ -14,9 +14,9 @@ from torch import Tensor
 
 import bench_conv
 import binary_chain
-import limits
 import machine_facts
 from binary_chain import Shape
+from qcompile.bench import limits
 from qcompile.ir.ops import pack_words
 from qcompile.rivals import ov
 from qcompile.rivals.entrant import Unavailable

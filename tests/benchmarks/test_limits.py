@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 import bench_limit
-import limits
 import machine_facts
-from limits import InstructionSet, Limit, Loop
+from qcompile.bench import limits
+from qcompile.bench.limits import InstructionSet, Limit, Loop
 
 KS = [576, 1152, 2304, 4608]
 

@@ -1,4 +1,4 @@
-/* What bench_limit.py calls: included after the table `kernels`. */
+/* What limits.py calls: included after the table `kernels`. */
 enum { COUNT = sizeof kernels / sizeof kernels[0] };
 static struct {
     uint8_t *weights, *pixels;

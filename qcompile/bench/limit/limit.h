@@ -1,7 +1,7 @@
 /* Reference loops: dot products of one tile of pixels and channels, all of it in the first cache.
 
    Every file limit_*.c lists kernels for one instruction set and includes this header last. It becomes
-   a shared library; bench_limit.py asks it for its kernels, has each checked against plain C, and runs
+   a shared library; limits.py asks it for its kernels, has each checked against plain C, and runs
    them. A tile is ROWS pixels by `channels` outputs; a kernel computes int32 (or float) results and
    stores them, so that finishing a sum counts. Weights of int8 and float kernels repeat every
    PERIOD values of K, as those of a long K would not stay in the first cache. */

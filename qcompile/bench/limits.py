@@ -1,8 +1,8 @@
-"""The limit of a dot product on this processor: reference loops in C, compiled here, checked, timed.
+"""The limits of this processor: dot products and reading memory, by loops in C that are compiled here.
 
 `limit/*.c` has the known methods for each instruction set, apart from the project's own code
 generator: all data in the first cache, finishing a sum and storing it included. What a method cannot
-do in such a loop, no convolution does.
+do in such a loop, no convolution does. Each is checked against plain C before it is timed.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from functools import cache, partial
 from pathlib import Path
 from statistics import median
 
-import machine_facts
+from qcompile import cpuinfo
 from qcompile.rivals.turns import take_turns
 
 SOURCES = Path(__file__).parent / "limit"
 BINARY, INT8, FLOAT = "1 bit", "int8", "fp32"
+_PASS = 1 << 24  # bytes that are read at a time, at least
 _AVX512 = ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512cd")
 
 
@@ -126,17 +127,24 @@ class Unlimited(Exception):
 
 @cache
 def _library(isa: InstructionSet) -> ctypes.CDLL:
-    flags = set(machine_facts.cpu_info("flags", "Features").split())
-    missing = [f for f in isa.flags if f not in flags]
+    missing = [f for f in isa.flags if f not in cpuinfo.flags()]
     if missing:
         raise Unlimited(f"this processor lacks {', '.join(missing)}")
+    return compiled(f"{isa.name}.c", isa.options)
+
+
+def compiled(source: str, options: Sequence[str]) -> ctypes.CDLL:
+    """One of the sources, as a library.
+
+    Raises:
+        Unlimited: there is no compiler, or it refuses.
+    """
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         raise Unlimited("there is no C compiler: install one, or name it in CC")
-    with tempfile.TemporaryDirectory(prefix="bench-limit-") as folder:
-        made = Path(folder, f"{isa.name}.so")
-        source = SOURCES / f"{isa.name}.c"
-        command = [*compiler.split(), "-O3", *isa.options, "-shared", "-fPIC", str(source)]
+    with tempfile.TemporaryDirectory(prefix="qcompile-limit-") as folder:
+        made = Path(folder, "limit.so")
+        command = [*compiler.split(), "-O3", *options, "-shared", "-fPIC", str(SOURCES / source)]
         done = subprocess.run(
             [*command, "-o", str(made)], capture_output=True, text=True, check=False
         )
@@ -156,6 +164,43 @@ def measured(found: Sequence[Loop], seconds: float = 0.2) -> list[Limit]:
         work = loop.macs * count / 1e9
         rates.append(Limit(loop, work / median(taken), work / min(taken)))
     return rates
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Bytes that one core reads in a second, in order, of so many bytes again and again."""
+
+    bytes: int
+    rate: float
+
+
+def reading(sizes: Sequence[int], seconds: float = 0.1) -> list[Reading]:
+    """What is read from memory of each size; they take turns.
+
+    Args:
+        sizes: bytes, multiples of 512.
+
+    Raises:
+        Unlimited: there is no compiler, or not so much memory.
+    """
+    library = compiled("bandwidth.c", ("-march=native",))
+    library.bandwidth_open.argtypes = [ctypes.c_int64]
+    library.bandwidth_read.argtypes = [ctypes.c_int64, ctypes.c_int64]
+    if not library.bandwidth_open(max(sizes)):
+        raise Unlimited(f"there is no memory of {max(sizes):,} bytes")
+    try:
+        repeats = [max(1, _PASS // size) for size in sizes]
+        calls = [
+            partial(library.bandwidth_read, size, count)
+            for size, count in zip(sizes, repeats, strict=True)
+        ]
+        samples = take_turns(calls, seconds=seconds, clock=time.process_time)
+    finally:
+        library.bandwidth_close()
+    return [
+        Reading(size, size * count / median(taken))
+        for size, count, taken in zip(sizes, repeats, samples, strict=True)
+    ]
 
 
 def limits(found: Sequence[Limit], kind: str = BINARY) -> dict[str, dict[int, float]]:
