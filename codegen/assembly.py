@@ -9,14 +9,11 @@ import tvm
 from torch.fx import GraphModule
 from tvm.ir import GlobalVar
 
-from qcompile.codegen.build import Choose, described
+from qcompile.codegen.build import Choose, write
 from qcompile.codegen.built import KernelInfo
-from qcompile.codegen.fusion import form
 from qcompile.codegen.layout import check_batch
 from qcompile.codegen.machine import machine_of
 from qcompile.codegen.pipeline import KERNELS
-from qcompile.codegen.plan import plan
-from qcompile.codegen.schedules.cpu import kernel_of
 from qcompile.codegen.writer import Kernel
 from qcompile.ir.target import Target
 
@@ -36,16 +33,9 @@ def assembly(
     """
     check_batch(gm)
     machine = machine_of(target)
-    groups = form(gm)
-    placed = plan(gm, groups)
-    found = []
-    for group in groups:
-        choice = choose(gm, group, machine)
-        kernel = kernel_of(gm, group, machine, choice)
-        info = described(group, placed, "", kernel, choice)
-        if wanted(info):
-            found.append((info, _compiled(kernel, machine.target)))
-    return found
+    placed, written = write(gm, machine, choose)
+    described = [(one.kernel, one.described(placed)) for one in written]
+    return [(i, _compiled(k, machine.target)) for k, i in described if wanted(i)]
 
 
 def _compiled(kernel: Kernel, target: tvm.target.Target) -> str:

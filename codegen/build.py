@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +72,8 @@ def build(
     machine = machine_of(target)
     if timed:
         laps.check(machine.family)
-    groups = form(gm)
-    choices = [choose(gm, group, machine) for group in groups]
-    placed = plan(gm, groups)
-    module, steps, constants = _module(gm, groups, choices, placed, machine, timed)
+    placed, written = write(gm, machine, choose, timed=timed)
+    module, steps, constants = _module(gm, written, placed, timed)
     with tvm.transform.PassContext(opt_level=3):
         library = tvm.tirx.build(module, machine.target, KERNELS)
     with tempfile.TemporaryDirectory(prefix="qcompile-") as folder:
@@ -82,8 +81,8 @@ def build(
         link(tvm.runtime.Executable(library), path, machine.family)
         code = path.read_bytes()
     kernels = tuple(
-        described(g, placed, str(step.symbol.name_hint), step.kernel, choice)
-        for g, step, choice in zip(groups, steps, choices, strict=True)
+        one.described(placed, str(step.symbol.name_hint))
+        for one, step in zip(written, steps, strict=True)
     )
     return Built(
         code,
@@ -99,34 +98,57 @@ def build(
     )
 
 
-def described(
-    group: Group, placed: Plan, name: str, kernel: Kernel, choice: Choice | None
-) -> KernelInfo:
-    """What is known of a group's kernel; `name` is its symbol."""
-    return kernel_info(
-        group,
-        placed,
-        name,
-        _kind(group, choice),
-        tuned=str(choice) if choice is not None and not choice.why else "",
-        weights=kernel.weights,
-        method=str(choice or ""),
-        why=choice.why if choice is not None else "",
-    )
+@dataclass(frozen=True)
+class Written:
+    """A group of nodes and its kernel; `choice` is how it is computed, None for the only way."""
+
+    group: Group
+    choice: Choice | None
+    kernel: Kernel
+
+    @property
+    def kind(self) -> str:
+        """What the arithmetic is; there are several for integers."""
+        method = self.choice.method if self.choice is not None else None
+        integers = self.group.anchor.target in INTEGER_CONTRACTIONS
+        return method if method and integers else self.group.kind
+
+    def described(self, placed: Plan, name: str = "") -> KernelInfo:
+        """What is known of the kernel; `name` is its symbol."""
+        choice = self.choice
+        return kernel_info(
+            self.group,
+            placed,
+            name,
+            self.kind,
+            tuned=str(choice) if choice is not None and not choice.why else "",
+            weights=self.kernel.weights,
+            method=str(choice or ""),
+            why=choice.why if choice is not None else "",
+        )
 
 
-def _kind(group: Group, choice: Choice | None) -> str:
-    """What the arithmetic is; there are several for integers."""
-    method = choice.method if choice is not None else None
-    return method if method and group.anchor.target in INTEGER_CONTRACTIONS else group.kind
+def write(
+    gm: GraphModule, machine: Machine, choose: Choose, *, timed: bool = False
+) -> tuple[Plan, list[Written]]:
+    """The kernels of a lowered graph, in the order in which they run, and where their values lie.
+
+    Raises:
+        QCompileError: as of `build`, but for what LLVM finds.
+    """
+    groups = form(gm)
+    choices = [choose(gm, group, machine) for group in groups]
+    written = [
+        Written(group, choice, kernel_of(gm, group, machine, choice, timed=timed))
+        for group, choice in zip(groups, choices, strict=True)
+    ]
+    return plan(gm, groups), written
 
 
 def _module(
     gm: GraphModule,
-    groups: Sequence[Group],
-    choices: Sequence[Choice | None],
+    written: Sequence[Written],
     placed: Plan,
-    machine: Machine,
     timed: bool,
 ) -> tuple[Any, list[Step], tuple[Constant, ...]]:
     """All functions of the library, the call of each group's kernel, and the constants."""
@@ -145,11 +167,12 @@ def _module(
         return Step(functions[key], kernel, tuple(inputs), offsets, tuple(results))
 
     steps = []
-    for group, choice in zip(groups, choices, strict=True):
-        name = f"{_kind(group, choice)}_{str(group.anchor.target).split('.')[1]}".replace("-", "_")
-        kernel = kernel_of(gm, group, machine, choice, timed=timed)
+    for one in written:
+        group = one.group
+        name = f"{one.kind}_{str(group.anchor.target).split('.')[1]}".replace("-", "_")
         inputs = [placed.place(node) for node in group.inputs]
-        steps.append(step(name, kernel, inputs, [placed.place(node) for node in group.results]))
+        results = [placed.place(node) for node in group.results]
+        steps.append(step(name, one.kernel, inputs, results))
     for node, number in placed.copies:
         source, size = placed.place(node), layout_of(node).bytes
         copied = copy(layout_of(node))
@@ -157,4 +180,4 @@ def _module(
     inputs_ = [value_of(node) for node in gm.graph.find_nodes(op="placeholder")]
     outputs = [value_of(node) for node in returned(gm)]
     module |= entry(steps, inputs_, outputs, placed.workspace, placed.samples, timed=timed)
-    return tvm.IRModule(module), steps[: len(groups)], tuple(constants.all)
+    return tvm.IRModule(module), steps[: len(written)], tuple(constants.all)

@@ -14,16 +14,13 @@ from dataclasses import dataclass
 
 from torch.fx import GraphModule
 
-from qcompile.codegen.build import Choose, described
+from qcompile.codegen.build import Choose, write
 from qcompile.codegen.built import KernelInfo
 from qcompile.codegen.costs.model import class_of, coefficients_of, nearest, shipped
 from qcompile.codegen.costs.ranking import pick, predicted
-from qcompile.codegen.fusion import form
 from qcompile.codegen.groups import Group, macs_of
 from qcompile.codegen.layout import check_batch, layout_of
 from qcompile.codegen.machine import Machine, machine_of
-from qcompile.codegen.plan import plan
-from qcompile.codegen.schedules.cpu import kernel_of
 from qcompile.codegen.schedules.tile import Choice
 from qcompile.ir.target import Target
 
@@ -75,14 +72,11 @@ def survey(gm: GraphModule, target: Target, choose: Choose) -> Survey:
         made = generate(gm, target)
         return Survey(made.arch, tuple(Expected(k, k.macs) for k in made.kernels))
     machine = machine_of(target)
-    groups = form(gm)
-    placed = plan(gm, groups)
+    placed, written = write(gm, machine, choose)
     found = []
-    for group in groups:
-        choice = choose(gm, group, machine)
-        kernel = kernel_of(gm, group, machine, choice)
-        seconds, measured = _seconds(gm, group, machine, choice)
-        info = described(group, placed, "", kernel, choice)
+    for one in written:
+        seconds, measured = _seconds(gm, one.group, machine, one.choice)
+        info = one.described(placed)
         found.append(Expected(info, info.macs, seconds, measured))
     return Survey(machine.arch, tuple(found), _basis(machine))
 
