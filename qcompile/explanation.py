@@ -155,8 +155,8 @@ def explain(
     for expected in found.kernels:
         by_path.setdefault(expected.kernel.layer, []).append(expected)
     declined: Mapping[str, str] = lowered.meta["declined"]
-    lines = _lines(lowered) | {path: plan.where for path, plan in plans.items()}
-    reasons = _Reasons(recipe, plans, declined)
+    lines = lines_of(lowered) | {path: plan.where for path, plan in plans.items()}
+    reasons = Reasons(recipe, plans, declined)
     known = {layer.layer: layer for layer in layers}
     paths = dict.fromkeys([*by_path, *plans, *declined])
     items = tuple(
@@ -178,7 +178,7 @@ def explain(
     )
 
 
-def _lines(gm: GraphModule) -> dict[str, str]:
+def lines_of(gm: GraphModule) -> dict[str, str]:
     """The user's source lines, by layer."""
     found: dict[str, str] = {}
     for node in gm.graph.nodes:
@@ -193,7 +193,7 @@ def _item(
     expected: Sequence[Expected],
     layer: LayerInfo | None,
     line: str,
-    reasons: _Reasons,
+    reasons: Reasons,
 ) -> Item:
     known = [one.seconds for one in expected if one.seconds is not None]
     return Item(
@@ -210,7 +210,7 @@ def _item(
 
 
 @dataclass(frozen=True)
-class _Reasons:
+class Reasons:
     """Why layers are as they are.
 
     Attributes:

@@ -178,6 +178,10 @@ class PercentileObserver(_Distribution):
         self.percentile = percentile
 
     def _clipped(self, bits: int, qscheme: QScheme) -> tuple[Tensor, Tensor]:
+        return self.bounds()
+
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        """The range without the rarest values, float32 `[rows]` each, whatever it is quantized to."""
         kept = self.counts.sum(1, keepdim=True) * (self.percentile / 100)
         lower = BINS - 1 - (self.counts.flip(1).cumsum(1) < kept).sum(1)
         upper = (self.counts.cumsum(1) < kept).sum(1) + 1
