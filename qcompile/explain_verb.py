@@ -55,10 +55,10 @@ def run(options: argparse.Namespace, out: Console, err: Console) -> int:
     """Look at the network, print the tree, and write what is asked for."""
     import torch
 
-    from qcompile import job, model_file, weights
+    from qcompile import model_file, weights
     from qcompile.explanation import explain
     from qcompile.explanation_report import to_json
-    from qcompile.files import write
+    from qcompile.files import check_writable, write
     from qcompile.steps import Steps
 
     recipe = recipe_of(options)
@@ -68,7 +68,7 @@ def run(options: argparse.Namespace, out: Console, err: Console) -> int:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     if options.json is not None:
-        job.check_writable(options.json)
+        check_writable(options.json)
     file = model_file.read(options.model, shape(options.input_shape))
     if options.weights is not None:
         weights.load(file.model, options.weights)

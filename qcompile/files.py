@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -35,6 +36,28 @@ def read(path: PathLike, *, limit: int | None = None) -> bytes:
 
 def _reason(error: OSError | ValueError | TypeError) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def check_writable(path: Path) -> None:
+    """See that a file can be put there.
+
+    Raises:
+        QCompileError: it cannot.
+    """
+    folder = path.parent
+    problem = ""
+    if path.is_dir():
+        problem = "that is a folder"
+    elif not folder.is_dir():
+        problem = f"there is no folder {str(folder)!r}"
+    else:
+        try:
+            # Permissions do not tell: a superuser has them all, and some file systems take nothing.
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            problem = f"the folder {str(folder)!r} takes no files ({error.strerror})"
+    if problem:
+        raise QCompileError(f"cannot write {str(path)!r}: {problem}")
 
 
 def write(path: PathLike, data: bytes, *, what: str = "the program") -> None:

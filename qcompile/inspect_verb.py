@@ -21,7 +21,16 @@ from qcompile.errors import QCompileError
 from qcompile.files import read
 from qcompile.inspect_code import Listing, listings
 from qcompile.machine import named, obstacle, runnable
-from qcompile.options import add_recipe, add_target, check_threads, recipe_of, shape, targets
+from qcompile.options import (
+    add_recipe,
+    add_target,
+    check_threads,
+    is_model,
+    recipe_of,
+    refuse,
+    shape,
+    targets,
+)
 from qcompile.program_file import Archive, unpack
 from qcompile.program_info import CUDA, Variant
 from qcompile.program_summary import Summary
@@ -95,27 +104,13 @@ def parser() -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace, out: Console, err: Console) -> int:
     """Look into a program or a model, and print what is asked for; nothing of it runs."""
-    if _is_model(options.subject):
-        _refuse(options, _OF_PROGRAMS, "a PROGRAM")
+    if is_model(options.subject):
+        refuse(options, parser(), _OF_PROGRAMS, "a PROGRAM")
         _model(options, out, err)
     else:
-        _refuse(options, vars(options).keys() - _OF_PROGRAMS - _OF_BOTH, "a MODEL")
+        refuse(options, parser(), vars(options).keys() - _OF_PROGRAMS - _OF_BOTH, "a MODEL")
         _program(options, out)
     return OK
-
-
-def _is_model(subject: str) -> bool:
-    """Whether it names what `qcompile MODEL` would compile."""
-    return subject.endswith(".py") or (":" in subject and not Path(subject).exists())
-
-
-def _refuse(options: argparse.Namespace, names: set[str], kind: str) -> None:
-    """Raises: QCompileError: an option is given that is for the other kind of thing."""
-    default = parser()
-    for name in sorted(names):
-        if getattr(options, name) != default.get_default(name):
-            option = name.rstrip("_").replace("_", "-")
-            raise QCompileError(f"--{option} is for {kind}", where=options.subject)
 
 
 def _print_code(found: Sequence[Listing], out: Console) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from qcompile.codegen.linker import find_linker
 from qcompile.codegen.machine import machine_of
 from qcompile.dump import Dump, make_folder
 from qcompile.errors import QCompileError
+from qcompile.files import check_writable
 from qcompile.ir.plan import FLOAT_BITS, LayerPlan
 from qcompile.ir.target import Target, processors
 from qcompile.kernels import lower, wanted
@@ -76,7 +76,7 @@ def run(job: Job, out: Console, err: Console) -> bool:
     if job.threads is not None:
         torch.set_num_threads(job.threads)
     file = model_file.read(job.model, job.input_shape)
-    job = _with_mode(job, file)
+    job = with_mode(job, file)
     output = job.output or Path(f"{file.name}-{_bits(job.recipe)}{SUFFIX}")
     check(job, file, output)
     if job.kernels and any(target.is_gpu for target in job.targets):
@@ -87,10 +87,10 @@ def run(job: Job, out: Console, err: Console) -> bool:
 
     train_float(job, file, steps)
     float_accuracy = evaluate(file, file.model, "evaluate the float network", steps)
-    prepared = _prepare(job, file, dump)
+    prepared = prepare(job, file, dump)
     if unreached := _unreached(job.recipe, prepared.meta["plans"]):
         steps.note(unreached)
-    _quantize(job, file, prepared, steps)
+    quantize(job, file, prepared, steps)
     with steps("convert to integers"):
         converted = api.convert(prepared, after_each=dump)
     # Only now: convert froze the observers, and the digits of the test must not move them.
@@ -127,7 +127,8 @@ def run(job: Job, out: Console, err: Console) -> bool:
     return True
 
 
-def _with_mode(job: Job, file: ModelFile) -> Job:
+def with_mode(job: Job, file: ModelFile) -> Job:
+    """The job with the mode that it has where the user said none: without training, "static"."""
     if job.mode_given or (file.has("train") and job.epochs != 0):
         return job
     return replace(job, recipe=replace(job.recipe, mode="static"))
@@ -213,28 +214,6 @@ def _check_mode(job: Job, file: ModelFile) -> None:
         )
 
 
-def check_writable(path: Path) -> None:
-    """See that a file can be put there.
-
-    Raises:
-        QCompileError: it cannot.
-    """
-    folder = path.parent
-    problem = ""
-    if path.is_dir():
-        problem = "that is a folder"
-    elif not folder.is_dir():
-        problem = f"there is no folder {str(folder)!r}"
-    else:
-        try:
-            # Permissions do not tell: a superuser has them all, and some file systems take nothing.
-            tempfile.TemporaryFile(dir=folder).close()
-        except OSError as error:
-            problem = f"the folder {str(folder)!r} takes no files ({error.strerror})"
-    if problem:
-        raise QCompileError(f"cannot write {str(path)!r}: {problem}")
-
-
 # --- the network ---------------------------------------------------------------------------------
 
 
@@ -252,7 +231,8 @@ def train_float(job: Job, file: ModelFile, steps: Steps) -> None:
         weights.save(file.model, job.save_weights)
 
 
-def _prepare(job: Job, file: ModelFile, dump: Dump) -> GraphModule:
+def prepare(job: Job, file: ModelFile, dump: Dump) -> GraphModule:
+    """The network with its quantizers, under the model file's name."""
     if dump.wanted:
         dump.traced(api.traced(file.model, file.example_inputs))
     prepared = api.prepare(file.model, file.example_inputs, job.recipe, after_each=dump)
@@ -279,7 +259,7 @@ def _unreached(recipe: Recipe, plans: Mapping[str, LayerPlan]) -> str | None:
     return f"No layer has {bits}: {names} first and last (--first-last-bits)."
 
 
-def _quantize(job: Job, file: ModelFile, prepared: GraphModule, steps: Steps) -> None:
+def quantize(job: Job, file: ModelFile, prepared: GraphModule, steps: Steps) -> None:
     """Train the prepared network, or calibrate it if anything in it follows from what it sees."""
     if job.recipe.mode == "qat":
         with steps("train the quantized network") as advance:

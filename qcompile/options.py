@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,6 +86,29 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     add("--epochs", type=int, metavar="N", help="for train(); 0: calibrate only (default: its own)")
     add("--input-shape", metavar="N,C,H,W", help="if the model file does not say; batch first")
     add("--seed", type=int, default=0, metavar="N", help="of torch's random numbers (default: 0)")
+
+
+def is_model(subject: str) -> bool:
+    """Whether it names what `qcompile MODEL` would compile."""
+    return subject.endswith(".py") or (":" in subject and not Path(subject).exists())
+
+
+def refuse(
+    options: argparse.Namespace, parser: argparse.ArgumentParser, names: Collection[str], kind: str
+) -> None:
+    """See that options which are for something else are not given.
+
+    Args:
+        names: of those, as of attributes.
+        kind: what they are for.
+
+    Raises:
+        QCompileError: one is given.
+    """
+    for name in sorted(names):
+        if getattr(options, name) != parser.get_default(name):
+            option = name.rstrip("_").replace("_", "-")
+            raise QCompileError(f"--{option} is for {kind}", where=options.subject)
 
 
 def at_least(option: str, value: int | None, least: int) -> None:

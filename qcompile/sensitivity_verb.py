@@ -132,6 +132,7 @@ def open_network(
 
     from qcompile import job as jobs
     from qcompile import model_file
+    from qcompile.files import check_writable
     from qcompile.ir.target import Target
     from qcompile.sensitivity_network import Network
     from qcompile.trial import calibration_of
@@ -156,7 +157,7 @@ def open_network(
     jobs.check(job, file, None)
     for path in outputs:
         if path is not None:
-            jobs.check_writable(path)
+            check_writable(path)
     jobs.train_float(job, file, steps)
     if not file.has("calibration_data"):
         steps.note(

@@ -1,0 +1,223 @@
+"""The benchmark, from a model or a program to a report: `benchmark`, read from top to bottom."""
+
+from __future__ import annotations
+
+import datetime
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from qcompile import model_file, weights
+from qcompile.bench import machine_facts, parts, subject
+from qcompile.bench.built import Built
+from qcompile.bench.live import Progress
+from qcompile.bench.measuring import Plan, measure
+from qcompile.bench.results import (
+    AGAIN,
+    OURS,
+    Accuracy,
+    Engine,
+    Machine,
+    Report,
+    Run,
+    Settings,
+    Subject,
+)
+from qcompile.codegen.machine import machine_of
+from qcompile.ir.target import Target
+from qcompile.job import Job
+from qcompile.steps import Steps
+
+BUSY = 0.3  # load, in processors, from which on something else is at work
+_NO_MODEL = "a program alone has no float network"
+_GIVE_MODEL = "--model MODEL is the network that it was made of"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the options say.
+
+    Attributes:
+        job: of a model, which is compiled first; None of a program.
+        model: of a program, the network that it was made of.
+        engines: other than the program.
+        parts: beside times, from `parts.PARTS`.
+        widths: bits that are tried, where "widths" is among the parts.
+    """
+
+    source: str
+    command: str
+    target: str
+    arch: str | None
+    job: Job | None
+    train: bool
+    model: str | None
+    weights: Path | None
+    input_shape: tuple[int, ...] | None
+    engines: tuple[str, ...]
+    batches: tuple[int, ...]
+    threads: tuple[int, ...]
+    settings: Settings
+    parts: tuple[str, ...]
+    widths: tuple[int, ...]
+
+
+class Noted(Steps):
+    """Steps whose notes are kept, for the report."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        """Say it, and keep it."""
+        self.notes.append(text)
+        super().note(text)
+
+
+def benchmark(asked: Asked, err: Console) -> Report:
+    """Build, measure, look into it; progress goes to `err`.
+
+    Raises:
+        QCompileError: something the user gave does not work, or the program itself cannot be run.
+    """
+    began, load = time.perf_counter(), machine_facts.load()
+    date = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    machine = machine_facts.facts(machine_of(Target()).arch)
+    steps = Noted(err)
+    torch.manual_seed(asked.settings.seed)
+    built = _built(asked, steps)
+    steps.notes += _busy(load, machine)
+    accuracy = _accuracy(asked, built, steps)
+    with tempfile.TemporaryDirectory(prefix="qcompile-bench-") as name:
+        folder = Path(name)
+        known, engines, runs = _timed(asked, built, folder, steps)
+    found = parts.look(built, asked.parts, asked.widths, steps)
+    return Report(
+        subject=replace(known, accuracy=accuracy),
+        machine=replace(machine, load=(load, machine_facts.load())),
+        settings=asked.settings,
+        engines=tuple(_complete(engine, built, accuracy) for engine in engines),
+        runs=runs,
+        command=asked.command,
+        date=date,
+        duration=time.perf_counter() - began,
+        versions=machine_facts.versions(),
+        layers=found.layers,
+        roofs=found.roofs,
+        widths=found.widths,
+        graphs=found.graphs,
+        notes=tuple(steps.notes),
+        absent=found.absent,
+    )
+
+
+def _built(asked: Asked, steps: Steps) -> Built:
+    if asked.job is not None:
+        return subject.from_model(asked.job, steps, train=asked.train)
+    program = subject.from_program(asked.source, asked.arch)
+    if asked.model is None:
+        return Built(program, asked.source)
+    file = model_file.read(asked.model, asked.input_shape)
+    if asked.weights is not None:
+        weights.load(file.model, asked.weights)
+    file.model.eval()
+    return subject.beside(program, asked.source, file)
+
+
+def _busy(load: float, machine: Machine) -> list[str]:
+    """What to know of a machine that works for others too."""
+    notes = []
+    if load > BUSY:
+        notes.append(
+            f"The machine was busy before anything was measured: load {load:.2f} on "
+            f"{machine.processors} processors. Measure again when nothing else runs."
+        )
+    quota = machine_facts.quota()
+    if quota is not None and quota < machine.processors:
+        notes.append(
+            f"This container may use {quota:g} of {machine.processors} processors' time: calls "
+            "are held up when that is spent."
+        )
+    return notes
+
+
+def _accuracy(asked: Asked, built: Built, steps: Noted) -> Accuracy:
+    """What `evaluate` says, where the weights are worth it."""
+    file = built.file
+    if file is None or not file.has("evaluate"):
+        steps.notes.append("Accuracy is not known: there is no model file with evaluate().")
+        return Accuracy()
+    if asked.job is not None and file.has("train") and not asked.train and asked.weights is None:
+        steps.notes.append(
+            "Nothing was trained, and accuracy is not given: --train trains, --weights loads the "
+            "float network's weights. Times do not depend on it; SQNR does."
+        )
+        return Accuracy()
+    return subject.accuracy(built, steps)
+
+
+def _timed(
+    asked: Asked, built: Built, folder: Path, steps: Noted
+) -> tuple[Subject, tuple[Engine, ...], tuple[Run, ...]]:
+    inputs = subject.hand_over(built, folder, max(asked.batches), asked.settings.seed)
+    steps.notes.append(f"Inputs are {inputs}.")
+    model = asked.model if asked.job is None else asked.job.model
+    plan = Plan(
+        engines=asked.engines if model is not None else (),
+        batches=asked.batches,
+        threads=asked.threads,
+        settings=asked.settings,
+        model=model,
+        input_shape=asked.input_shape,
+        arch=built.program.arch,
+    )
+    names = {OURS: "qcompile"} | {key: key for key in (AGAIN, *plan.engines)}
+    progress = Progress(steps.console, names, plan.places())
+    with progress.shown():
+        engines, runs = measure(plan, folder, progress)
+    if model is None:
+        absent = [Engine(key, key, reason=_NO_MODEL, hint=_GIVE_MODEL) for key in asked.engines]
+        engines = (*engines, *absent)
+    return subject.describe(built, folder, asked.target), engines, runs
+
+
+def _complete(engine: Engine, built: Built, accuracy: Accuracy) -> Engine:
+    """With what only the program and the model file tell."""
+    if engine.key == "fp32":
+        return replace(engine, accuracy=accuracy.float32)
+    if engine.key not in (OURS, AGAIN):
+        return engine
+    program = built.program
+    variant = program.variant
+    return replace(
+        engine,
+        name="qcompile" if engine.key == OURS else "qcompile, once more",
+        version=program.info.versions.get("qcompile", ""),
+        precision=_precision(built),
+        how=f"compiled for {variant.arch}"
+        if engine.key == OURS
+        else "the same program, loaded a second time",
+        instructions=" ".join(f for f in machine_facts.TELLING if f in variant.features),
+        size=program.size,
+        accuracy=accuracy.compiled,
+    )
+
+
+def _precision(built: Built) -> str:
+    """Bits of weights and activations of the layers, the most common first."""
+    layers = built.program.info.layers
+    kinds = [(layer.weight_bits, layer.activation_bits) for layer in layers]
+    if built.made is not None and built.made.recipe.body_bits() in kinds:
+        bits = built.made.recipe.body_bits()
+    elif kinds:
+        bits = max(kinds, key=kinds.count)
+    else:
+        return "float32"
+    weight, activation = (f"{b}-bit" if b < 32 else "float" for b in bits)
+    same = f"{weight} weights and activations"
+    return same if weight == activation else f"{weight} weights, {activation} activations"

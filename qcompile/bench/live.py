@@ -1,0 +1,138 @@
+"""What the terminal shows: a table that fills while it is measured, and the tables of the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from statistics import median
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from qcompile.bench import rows, words
+from qcompile.bench.messages import At, Measured, Message, Prepared
+from qcompile.bench.results import AGAIN, OURS, Report, Run
+
+_STYLES = {
+    OURS: "bold",
+    words.FASTER: "green",
+    words.SLOWER: "bold red",
+    words.ALIKE: "yellow",
+    "": "dim",
+}
+Place = tuple[int, int]  # of a run: its batch, its threads
+
+
+class Progress:
+    """Shows how far a measurement is: on a terminal a table, elsewhere a line a process and batch.
+
+    It draws when something happened, and never by itself: that would take the processors' time.
+    """
+
+    def __init__(self, console: Console, names: Mapping[str, str], places: Sequence[Place]) -> None:
+        """`names`: of engines, by key, in the order of the table."""
+        self._console, self._names, self._places = console, dict(names), places
+        self._times: dict[tuple[str, Place], str] = {}
+        self._where = self._doing = ""
+        self._began = time.perf_counter()
+        self._live: Live | None = None
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """While this lasts."""
+        if not self._console.is_terminal:
+            yield
+            return
+        live = Live(console=self._console, auto_refresh=False, transient=True)
+        with live:
+            self._live = live
+            yield
+
+    def process(self, number: int, of: int, threads: int) -> None:
+        """A process begins."""
+        self._where = f"process {number} of {of}, {words.plural(threads, 'thread')}"
+        self._begin("start")
+
+    def message(self, message: Message, threads: int) -> None:
+        """It tells something."""
+        if isinstance(message, At):
+            name = self._names.get(message.engine, message.engine)
+            batch = f", batch {message.batch}" if message.batch else ""
+            self._begin(f"{message.doing} {name}".strip() + batch)
+        elif isinstance(message, Prepared):
+            engine = message.engine
+            self._names[engine.key] = engine.name or self._names[engine.key]
+            if engine.reason:
+                self._keep(engine.key, (message.batch, threads), "-")
+        elif isinstance(message, Measured):
+            self._measured(message, threads)
+
+    def lost(self, engine: str, reason: str) -> None:
+        """A process died, and goes on without that engine."""
+        name = self._names.get(engine, engine)
+        self._console.print(Text(f"{name} took its process with it: {reason}", "yellow"))
+
+    def _measured(self, message: Measured, threads: int) -> None:
+        for key, samples in message.samples.items():
+            shown = rows.milliseconds(median(samples))
+            self._keep(key, (message.batch, threads), shown)
+        if self._live is None:
+            seconds = time.perf_counter() - self._began
+            title = f"{self._where}, batch {message.batch}"
+            self._console.print(Text.assemble(f"{title:<44}", (f"{seconds:7.1f} s", "dim")))
+            self._began = time.perf_counter()
+        self._draw()
+
+    def _keep(self, key: str, place: Place, shown: str) -> None:
+        self._times[key, place] = shown
+
+    def _begin(self, doing: str) -> None:
+        self._doing = doing
+        self._draw()
+
+    def _draw(self) -> None:
+        if self._live is not None:
+            self._live.update(self._table(), refresh=True)
+
+    def _table(self) -> RenderableType:
+        table = _plain_table()
+        table.add_column("ms", no_wrap=True)
+        for batch, threads in self._places:
+            table.add_column(words.setting(Run(batch, threads, ())), justify="right")
+        for key, name in self._names.items():
+            if key != AGAIN:
+                cells = [self._times.get((key, place), "") for place in self._places]
+                table.add_row(*map(Text, (name, *cells)))
+        return Group(table, Text(f"{self._where}: {self._doing}", "dim"))
+
+
+def tables(report: Report) -> RenderableType:
+    """The report for a terminal: facts, a table a run, notes."""
+    facts = Table.grid(padding=(0, 2))
+    for name, value in rows.facts(report):
+        facts.add_row(Text(name, "dim"), Text(value))
+    parts: list[RenderableType] = [facts]
+    for run in report.runs:
+        parts += [Text(), _run_table(report, run), Text(rows.noise_line(run), "dim")]
+    remarks = [Text(note, "yellow") for note in rows.remarks(report)]
+    return Group(*parts, *([Text()] if remarks else []), *remarks)
+
+
+def _run_table(report: Report, run: Run) -> Table:
+    table = _plain_table(title=Text(words.setting(run), "bold"))
+    for i, name in enumerate(rows.HEAD):
+        table.add_column(
+            name, justify="right" if i in (1, 2, 4, 5) else "left", no_wrap=i < len(rows.HEAD) - 1
+        )
+    for row in rows.rows(report, run):
+        style = _STYLES[row.kind]
+        table.add_row(*(Text(c, style if i in (0, 3) else "") for i, c in enumerate(row.cells)))
+    return table
+
+
+def _plain_table(title: Text | None = None) -> Table:
+    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))

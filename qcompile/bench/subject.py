@@ -1,0 +1,258 @@
+"""What is benchmarked: a program made from a model, or one that was given."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.numpy import save_file
+from torch import Tensor
+
+from qcompile import api, job, kernels, model_file, weights
+from qcompile.bench.built import Built, Made
+from qcompile.bench.messages import CALIBRATION, INPUTS, PROGRAM, WEIGHTS
+from qcompile.bench.results import Accuracy, Subject
+from qcompile.building import build_program
+from qcompile.codegen.machine import host_family, machine_of
+from qcompile.dump import Dump
+from qcompile.errors import QCompileError
+from qcompile.files import read
+from qcompile.ir.target import Target
+from qcompile.job import Job
+from qcompile.machine import named, runnable
+from qcompile.model_file import ModelFile
+from qcompile.program import Program
+from qcompile.program_file import unpack
+from qcompile.program_info import CUDA
+from qcompile.recording import Recording
+from qcompile.rivals.pytorch import weight_bytes
+from qcompile.steps import Steps
+from qcompile.trial import calibration_of, evaluate
+
+CALIBRATION_BYTES = 64 << 20  # of the batches that other engines are calibrated on; one at least
+_GPUS = "benchmarks/bench_cuda.py times programs on GPUs"
+
+
+# --- a model -------------------------------------------------------------------------------------
+
+
+def from_model(asked: Job, steps: Steps, *, train: bool) -> Built:
+    """Compile a model file's network for this machine, trained or as it is.
+
+    Args:
+        train: as `qcompile MODEL` does; else nothing is trained, and ranges are calibrated.
+
+    Raises:
+        QCompileError: as of `qcompile MODEL`; or the target is of another machine.
+    """
+    check_targets(asked.targets)
+    file = model_file.read(asked.model, asked.input_shape)
+    asked = _as_trained(asked, file, train)
+    job.check(asked, file, None)
+    if asked.weights is not None:
+        weights.load(file.model, asked.weights)
+    job.train_float(asked, file, steps)
+    nothing = Dump(None, None)
+    prepared = job.prepare(asked, file, nothing)
+    job.quantize(asked, file, prepared, steps)
+    with steps("convert and lower"):
+        converted = api.convert(prepared)
+        selection, lowered = kernels.lower(converted, asked.targets, asked.kernels)
+    choose = selection.choose()
+    program = build_program(converted, lowered, asked.targets, (), steps, choose)
+    program.library()
+    made = Made(
+        file=file,
+        recipe=asked.recipe,
+        prepared=prepared,
+        converted=converted,
+        lowered=lowered,
+        calibration=tuple(calibration_of(file)),
+        trained=_training(asked, train),
+        targets=asked.targets,
+        choose=choose,
+    )
+    return Built(program, asked.model, made)
+
+
+def _as_trained(asked: Job, file: ModelFile, train: bool) -> Job:
+    """The job with its mode settled.
+
+    Raises:
+        QCompileError: it contradicts what is to be trained.
+    """
+    if train and not file.has("train"):
+        raise QCompileError(
+            "--train: there is no train(model)",
+            where=str(file.path),
+            hint="define it, or leave --train out",
+        )
+    if not train and asked.mode_given and asked.recipe.mode == "qat":
+        raise QCompileError(
+            "--mode qat trains the quantized network, and without --train nothing is trained",
+            hint="add --train, or take --mode static",
+        )
+    if train:
+        return job.with_mode(asked, file)
+    return replace(job.with_mode(replace(asked, epochs=0), file), mode_given=True)
+
+
+def _training(asked: Job, train: bool) -> str:
+    """What the weights are, as `Subject.training` says it."""
+    told = [] if asked.weights is None else [f"from {asked.weights.name}"]
+    if train:
+        epochs = "" if asked.epochs is None else f", {asked.epochs} epochs"
+        told.append(f"trained{epochs}")
+    return ", ".join(told) or "not trained"
+
+
+def check_targets(targets: Sequence[Target]) -> None:
+    """Raises: QCompileError: code for one of them runs on no processor, or on none of this kind."""
+    if any(target.is_gpu for target in targets):
+        raise QCompileError("--target cuda: bench is of processors", hint=_GPUS)
+    machines = [machine_of(variant) for target in targets for variant in target.variants()]
+    if not any(machine.family == host_family() for machine in machines):
+        raise QCompileError(
+            f"code for {machines[0].arch} does not run here: this machine is {host_family()}",
+            hint="run the benchmark where the program is to run",
+        )
+
+
+# --- a program -----------------------------------------------------------------------------------
+
+
+def from_program(path: str, arch: str | None) -> Program:
+    """A program that was saved, as the variant that is asked for, or the best for processors.
+
+    Raises:
+        QCompileError: it is no program, or runs on no processor here.
+    """
+    archive = unpack(read(path), path)
+    if arch is not None:
+        named(archive.info, arch, path)
+    fit = [v for v in archive.info.variants if arch in (None, v.arch)]
+    if all(variant.machine == CUDA for variant in fit):
+        what = "this code is for GPUs, and bench is of processors"
+        raise QCompileError(what, where=path, hint=_GPUS)
+    here = next((v.arch for v in runnable(archive.info) if v in fit and v.machine != CUDA), None)
+    program = Program(archive, here or arch)
+    program.library()
+    return program
+
+
+def beside(program: Program, path: str, file: ModelFile) -> Built:
+    """A program and the float network that it came from.
+
+    Raises:
+        QCompileError: the network takes something else.
+    """
+    takes = [(tuple(x.shape[1:]), str(x.dtype).removeprefix("torch.")) for x in file.example_inputs]
+    wants = [(value.shape, value.dtype) for value in program.info.inputs]
+    if takes != wants:
+        mine = ", ".join(map(str, program.info.inputs))
+        theirs = ", ".join(f"{kind}{['N', *sizes]}".replace("'", "") for sizes, kind in takes)
+        raise QCompileError(
+            f"the program takes {mine}, the model {theirs}",
+            where=str(file.path),
+            hint="--model is the network that the program was made of",
+        )
+    return Built(program, path, beside=file)
+
+
+# --- what is said of it --------------------------------------------------------------------------
+
+
+def accuracy(built: Built, steps: Steps) -> Accuracy:
+    """By the model file's `evaluate`, of the float network and of the program."""
+    file = built.file
+    if file is None or not file.has("evaluate"):
+        return Accuracy()
+    before = evaluate(file, file.model, "evaluate the float network", steps)
+    after = evaluate(file, Recording(built.program, 0), "evaluate the program", steps)
+    return Accuracy(before, after)
+
+
+def describe(built: Built, folder: Path, target: str) -> Subject:
+    """What the report says of it, but for its accuracy.
+
+    Args:
+        folder: where `hand_over` put the program's file.
+        target: as the user wrote it.
+    """
+    program, file = built.program, built.file
+    info = program.info
+    known = Subject(
+        name=info.model if file is None else file.name,
+        source=built.source,
+        sha256=hashlib.sha256((folder / PROGRAM).read_bytes()).hexdigest(),
+        inputs=tuple(f"{value.name} {value}" for value in info.inputs),
+        size=program.size,
+        macs=sum(kernel.macs for kernel in program.variant.kernels),
+        target=target or info.target,
+        arch=program.variant.arch,
+    )
+    if file is not None:
+        count = sum(p.numel() for p in file.model.parameters())
+        known = replace(known, parameters=count, size_before=weight_bytes(file.model))
+    if built.made is None:
+        return known
+    recipe = built.made.recipe
+    bits = recipe.body_bits()
+    return replace(
+        known, bits=bits, mode=recipe.mode, method=recipe.method, training=built.made.trained
+    )
+
+
+# --- what the measuring processes get ------------------------------------------------------------
+
+
+def hand_over(built: Built, folder: Path, samples: int, seed: int) -> str:
+    """Write the program, the float weights, inputs and calibration data to a folder.
+
+    Returns:
+        Where the inputs come from, in words.
+    """
+    built.program.save(folder / PROGRAM)
+    file = built.file
+    batches: list[tuple[Tensor, ...]] = []
+    if file is not None:
+        weights.save(file.model, folder / WEIGHTS)
+        batches = _calibration(built, file)
+        names = {f"{i}.{j}": x for i, batch in enumerate(batches) for j, x in enumerate(batch)}
+        save_file({k: x.contiguous().numpy() for k, x in names.items()}, folder / CALIBRATION)
+    real = file is not None and file.has("calibration_data")
+    arrays = _first(batches, samples) if real else _random(built.program, samples, seed)
+    save_file({str(i): x for i, x in enumerate(arrays)}, folder / INPUTS)
+    return "of calibration_data()" if real else f"random numbers, seed {seed}"
+
+
+def _calibration(built: Built, file: ModelFile) -> list[tuple[Tensor, ...]]:
+    given = calibration_of(file) if built.made is None else built.made.calibration
+    found: list[tuple[Tensor, ...]] = []
+    size = 0
+    for batch in given:
+        size += sum(x.nbytes for x in batch)
+        if found and size > CALIBRATION_BYTES:
+            break
+        found.append(batch)
+    return found
+
+
+def _first(batches: Sequence[tuple[Tensor, ...]], samples: int) -> list[npt.NDArray[np.float32]]:
+    """So many samples; where there are fewer, they come again."""
+    whole = [torch.cat(column) for column in zip(*batches, strict=True)]
+    rows = torch.arange(samples) % len(whole[0])
+    return [x[rows].contiguous().numpy() for x in whole]
+
+
+def _random(program: Program, samples: int, seed: int) -> list[npt.NDArray[np.float32]]:
+    generator = np.random.default_rng(seed)
+    return [
+        generator.standard_normal((samples, *value.shape)).astype(value.dtype)
+        for value in program.info.inputs
+    ]
