@@ -1,0 +1,246 @@
+"""Each layer beside what the machine can do: products a second over products a byte.
+
+Williams, Waterman, Patterson: Roofline, an insightful visual performance model for multicore architectures, 2009.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qcompile.bench.html.charts import words
+from qcompile.bench.html.charts.layer_time import total
+from qcompile.bench.html.charts.placing import Labels
+from qcompile.bench.html.charts.rows import scale
+from qcompile.bench.html.charts.sheet import Plan, Sheet, Style, elided, measure
+from qcompile.bench.html.colours import SERIES
+from qcompile.bench.results import Layer, Report, Roof
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+NAME, TITLE = "roofline", "Roofline of the layers"
+_MARKERS = "oDs^vPX*"
+_LABELLED = 3  # of the slowest layers
+
+
+@dataclass(frozen=True)
+class Point:
+    """A layer: products a byte, products a second, and the least of the roofs above it."""
+
+    layer: Layer
+    intensity: float
+    rate: float
+    roof: float | None
+    bound: str
+
+    @property
+    def share(self) -> float | None:
+        """Of what its roof allows."""
+        return self.rate / self.roof if self.roof else None
+
+
+def plan(report: Report) -> Plan | str:
+    """A point for each layer, or why there is none."""
+    roofs = [roof for roof in report.roofs if words.finite(roof.rate) and roof.rate > 0]
+    points = [p for layer in report.layers if (p := _point(layer, roofs)) is not None]
+    if not points:
+        if not report.layers:
+            return words.why(report, "layers", "The layers were not looked at.")
+        return "No layer with products was timed."
+    return Plan(_caption(report, points, roofs), lambda style: _draw(points, roofs, style))
+
+
+def _point(layer: Layer, roofs: Sequence[Roof]) -> Point | None:
+    seconds = total(layer, "after")
+    macs = layer.macs * layer.batch
+    if seconds <= 0 or macs <= 0 or layer.moved <= 0:
+        return None
+    intensity = macs / layer.moved
+    limits = [
+        (roof.rate, roof.name)
+        for roof in roofs
+        if roof.kind == "macs" and layer.method.startswith(tuple(roof.methods) or ("\0",))
+    ][:1]
+    fastest = max((r for r in roofs if r.kind == "bytes"), key=lambda r: r.rate, default=None)
+    if fastest is not None:
+        limits.append((fastest.rate * intensity, f"{fastest.name} bandwidth"))
+    roof, bound = min(limits, default=(None, ""))
+    return Point(layer, intensity, macs / seconds, roof, bound)
+
+
+def _draw(points: Sequence[Point], roofs: Sequence[Roof], style: Style) -> Sheet:
+    narrow = style.form.narrow
+    methods = list(dict.fromkeys(p.layer.method or "other" for p in points))
+    left, width = 3.6, style.form.width - 4.8
+    height = 24.0 if narrow else 27.0
+    lines = _legend_lines(methods, width)
+    top = 1.7 + 1.4 * lines
+    sheet = Sheet(style, top + height + 3.4)
+    axes = sheet.axes(left, top, width, height)
+    limits = _limits(points, roofs)
+    scale(axes, "x", *limits[0], log=True)
+    scale(axes, "y", *limits[1], log=True)
+    axes.yaxis.set_major_formatter(lambda value, _: words.rate(value, ""))
+    axes.grid()
+    small = sheet.points(0.9)
+    axes.set_xlabel("multiply-accumulates a byte moved (logarithmic)", fontsize=small, loc="left")
+    sheet.text(0.6, top - 0.9, "multiply-accumulates a second (logarithmic)", fontsize=small)
+    labels = Labels(sheet, axes, [(p.intensity, p.rate) for p in points])
+    _roofs(sheet, axes, labels, roofs, limits, (width, height))
+    _marks(sheet, axes, points, methods)
+    _legend(sheet, methods, 0.6, width)
+    slowest = sorted(points, key=lambda p: -total(p.layer, "after"))[:_LABELLED]
+    for point in slowest:
+        labels.add((point.intensity, point.rate), elided(point.layer.path, 11 if narrow else 18))
+    return sheet
+
+
+def _limits(
+    points: Sequence[Point], roofs: Sequence[Roof]
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Of both scales: all points, and the ridges near them."""
+    xs = [p.intensity for p in points]
+    ys = [p.rate for p in points] + [p.roof for p in points if p.roof]
+    low, high = min(xs) / 4, max(xs) * 4
+    used = [r.rate for r in roofs if r.kind == "macs" and any(_bounds(r, p) for p in points)]
+    return (low, high), (min(ys) / 4, max([*ys, *used]) * 2.5)
+
+
+def _bounds(roof: Roof, point: Point) -> bool:
+    return bool(roof.methods) and point.layer.method.startswith(tuple(roof.methods))
+
+
+def _roofs(
+    sheet: Sheet,
+    axes: Axes,
+    labels: Labels,
+    roofs: Sequence[Roof],
+    limits: tuple[tuple[float, float], tuple[float, float]],
+    size: tuple[float, float],
+) -> None:
+    (left, right), (bottom, top) = limits
+    fastest = max((r.rate for r in roofs if r.kind == "bytes"), default=math.inf)
+    across, up = (s / math.log10(b / a) for s, (a, b) in zip(size, limits, strict=True))
+    angle = math.degrees(math.atan2(up, across))
+    peak = max((r.rate for r in roofs if r.kind == "macs"), default=math.inf)
+    for roof in roofs:
+        text = f"{roof.name}, {words.rate(roof.rate, 'MAC/s' if roof.kind == 'macs' else 'B/s')}"
+        if roof.kind == "macs" and bottom < roof.rate < top:
+            start = max(left, roof.rate / fastest)
+            if start >= right:
+                continue
+            [line] = axes.plot(
+                [start, right], [roof.rate] * 2, color=sheet.colour("ink"), linewidth=1
+            )
+            sheet.hover(line, text)
+            sheet.beside(axes, (right, roof.rate), text, xytext=(-0.3, 0.65), ha="right")
+            labels.reserve((start, roof.rate), (right, roof.rate))
+            named = right / 10 ** (measure(text) / across)
+            labels.reserve((named, roof.rate), (right, roof.rate), above=1.3)
+        elif roof.kind == "bytes":
+            end = min(right, peak / roof.rate, top / roof.rate)
+            start = max(left, bottom / roof.rate)
+            if start >= end:
+                continue
+            ends = [start, end]
+            [line] = axes.plot(
+                ends, [roof.rate * x for x in ends], color=sheet.colour("muted"), linewidth=1
+            )
+            sheet.hover(line, text)
+            labels.reserve((start, roof.rate * start), (end, roof.rate * end), above=0.9)
+            if math.hypot(across, up) * math.log10(end / start) > measure(text) + 1.5:
+                at = start * 10 ** (0.7 / math.hypot(across, up) * math.cos(math.radians(angle)))
+                sheet.beside(
+                    axes,
+                    (at, roof.rate * at),
+                    text,
+                    colour="muted",
+                    xytext=(-0.2, 0.35),
+                    rotation=angle,
+                    rotation_mode="anchor",
+                    va="bottom",
+                )
+
+
+def _marks(sheet: Sheet, axes: Axes, points: Sequence[Point], methods: Sequence[str]) -> None:
+    for point in points:
+        number = methods.index(point.layer.method or "other")
+        [mark] = axes.plot(
+            [point.intensity],
+            [point.rate],
+            _MARKERS[number % len(_MARKERS)],
+            color=sheet.colour(SERIES[number % len(SERIES)]),
+            markeredgecolor=sheet.colour("paper"),
+            markeredgewidth=0.6,
+            markersize=sheet.points(0.8),
+        )
+        share = point.share
+        of = f", {words.share(share)} of its roof ({point.bound})" if share is not None else ""
+        seconds = words.seconds(total(point.layer, "after"))
+        sheet.hover(
+            mark,
+            f"{point.layer.path}: {words.rate(point.rate, 'MAC/s')}{of}, {seconds}, "
+            f"{words.digits(point.intensity)} MAC a byte",
+        )
+
+
+def _legend_lines(methods: Sequence[str], width: float) -> int:
+    x, lines = 0.0, 1
+    for method in methods:
+        needed = 2.4 + 0.9 * measure(method)
+        lines, x = (lines + 1, needed) if x and x + needed > width else (lines, x + needed)
+    return lines
+
+
+def _legend(sheet: Sheet, methods: Sequence[str], left: float, width: float) -> None:
+    from matplotlib.lines import Line2D
+
+    x, y = 0.0, 0.8
+    for number, method in enumerate(methods):
+        needed = 2.4 + 0.9 * measure(method)
+        if x and x + needed > width:
+            x, y = 0.0, y + 1.4
+        at = (left + x + 0.4) / sheet.width, 1 - y / sheet.height
+        mark = Line2D(
+            [at[0]],
+            [at[1]],
+            marker=_MARKERS[number % len(_MARKERS)],
+            linestyle="",
+            color=sheet.colour(SERIES[number % len(SERIES)]),
+            markersize=sheet.points(0.8),
+            transform=sheet.figure.transFigure,
+        )
+        sheet.figure.add_artist(mark)
+        sheet.text(left + x + 1.2, y, method, fontsize=sheet.points(0.9))
+        x += needed
+
+
+def _caption(report: Report, points: Sequence[Point], roofs: Sequence[Roof]) -> str:
+    said = []
+    slowest = max(points, key=lambda p: total(p.layer, "after"))
+    name = words.clean(slowest.layer.path)
+    if slowest.share is not None:
+        said.append(
+            f"the slowest layer, {name}, reaches {words.share(slowest.share)} of its roof, "
+            f"{slowest.bound}"
+        )
+    else:
+        said.append(f"the slowest layer, {name}, makes {words.rate(slowest.rate, 'MAC/s')}")
+    shares = sorted(p.share for p in points if p.share is not None)
+    if len(shares) > 1:
+        middle = shares[len(shares) // 2]
+        said.append(f"half of the layers reach {words.share(middle)} or more of theirs")
+    if not roofs:
+        said.append(words.why(report, "roofs", "What the machine can do was not measured."))
+    else:
+        said.append(
+            "a layer's roof is the rate of its kind of product, or that of the fastest cache where "
+            "its bytes need longer; lines were measured on one core, names mark the slowest layers"
+        )
+    others = len([layer for layer in report.layers if layer.macs]) - len(points)
+    if others:
+        said.append(f"{words.plural(others, 'layer')} with products could not be placed")
+    return " ".join(map(words.sentence, said))

@@ -1,0 +1,221 @@
+"""How long a call takes: a panel for each number of samples and threads, a bar for each engine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from qcompile.bench.html.charts import words
+from qcompile.bench.html.charts.rows import FOOT, HEAD, Rows, name_column, reach
+from qcompile.bench.html.charts.sheet import Plan, Sheet, Style, elided
+from qcompile.bench.results import AGAIN, OURS, Report, Run, Time
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+NAME, TITLE = "speed", "Time of a call"
+_LOG = 200.0  # ratio from which bars from zero say nothing
+
+
+def plan(report: Report) -> Plan | str:
+    """Bars with whiskers, or why there are none."""
+    runs = [run for run in report.runs if any(_seconds(time) for time in run.times)]
+    if not runs:
+        return words.why(report, "runs", "No engine was timed.")
+    keys = _ordered(report, runs)
+    return Plan(_caption(report, runs), lambda style: _draw(report, runs, keys, style))
+
+
+def _seconds(time: Time | None) -> float | None:
+    found = time.seconds if time is not None else None
+    return found.median if found and words.finite(found.median) and found.median > 0 else None
+
+
+def _time(run: Run, key: str) -> Time | None:
+    return next((time for time in run.times if time.engine == key), None)
+
+
+def _ordered(report: Report, runs: Sequence[Run]) -> list[str]:
+    """Ours, the others from fast to slow, then those that could not be had."""
+
+    def rank(key: str) -> float:
+        logs = []
+        for run in runs:
+            time, ours = _seconds(_time(run, key)), _seconds(_time(run, OURS))
+            logs += [math.log(time / (ours or 1.0))] if time else []
+        return sum(logs) / len(logs) if logs else math.inf
+
+    known = [engine.key for engine in report.engines]
+    timed = [time.engine for run in runs for time in run.times]
+    keys = dict.fromkeys(key for key in (*known, *timed) if key not in (OURS, AGAIN))
+    return [OURS, *sorted(keys, key=rank)]
+
+
+def engine_name(report: Report, key: str) -> str:
+    """For people; the key of one that the report does not list."""
+    return next((words.clean(e.name) or key for e in report.engines if e.key == key), key)
+
+
+def condition(run: Run) -> str:
+    """How it was run: "batch 8, 2 threads"."""
+    return f"batch {run.batch:,}, {words.plural(run.threads, 'thread')}"
+
+
+def _draw(report: Report, runs: Sequence[Run], keys: Sequence[str], style: Style) -> Sheet:
+    names = [engine_name(report, key) for key in keys]
+    narrow = style.form.narrow
+    column = 0.0 if narrow else name_column(names, 22)
+    across = 1 if narrow or len(runs) == 1 else 2
+    start = column or 0.6
+    width = (style.form.width - start - 0.5 - (across - 1) * 2.5) / across
+    height = Rows(names, 0, 0, 1, column).height + HEAD + FOOT
+    sheet = Sheet(style, height * math.ceil(len(runs) / across))
+    for number, run in enumerate(runs):
+        left = start + (number % across) * (width + 2.5)
+        # Names stand once, left of the first panel.
+        shown = names if narrow or number % across == 0 else [""] * len(names)
+        rows = Rows(shown, left, HEAD + height * (number // across), width, column)
+        noise = f"; noise ±{words.share(run.noise.share)}" if run.noise else ""
+        axes = rows.axes(sheet, condition(run) + noise, bold=(0,))
+        _panel(sheet, axes, rows, report, run, keys)
+    return sheet
+
+
+def _panel(
+    sheet: Sheet, axes: Axes, rows: Rows, report: Report, run: Run, keys: Sequence[str]
+) -> None:
+    found = {key: s for key in keys if (s := _seconds(_time(run, key)))}
+    log = max(found.values()) / min(found.values()) > _LOG
+    unit, name = words.time_unit([max(found.values())])
+    low = 10 ** math.floor(math.log10(min(found.values()) / unit) - 0.2) if log else 0.0
+    texts = {key: _value(run, key, seconds) for key, seconds in found.items()}
+    ends = [_quartiles(run, key)[1] / unit for key in found]
+    high = reach(ends, [t for t, _ in texts.values()], rows.width, low if log else None)
+    rows.scale(sheet, axes, low, high, f"time of a call, {name}", log=log)
+    if run.noise and OURS in found:
+        middle = found[OURS] / unit
+        limits = middle * (1 - run.noise.share), middle * (1 + run.noise.share)
+        band = axes.axvspan(*limits, color=sheet.colour("series-1"), alpha=0.25, linewidth=0)
+        sheet.hover(band, f"noise: differences below {words.share(run.noise.share)} say nothing")
+    for row, key in enumerate(keys):
+        at = rows.at(row)
+        if key in found:
+            _bar(sheet, axes, rows, at, (low, unit, log), run, key)
+            text, colour = texts[key]
+            beside = _quartiles(run, key)[1] / unit
+            weight = "bold" if key == OURS or colour == "bad" else "normal"
+            sheet.beside(axes, (beside, at), text, colour=colour, fontweight=weight)
+        else:
+            reason = _reason(report, run, key)
+            shown = elided(reason, rows.width / 0.9 - 1)
+            text = sheet.beside(axes, (low, at), shown, colour="muted", fontstyle="italic")
+            sheet.hover(text, f"{engine_name(report, key)}: {reason}")
+
+
+def _bar(
+    sheet: Sheet,
+    axes: Axes,
+    rows: Rows,
+    at: float,
+    scale: tuple[float, float, bool],
+    run: Run,
+    key: str,
+) -> None:
+    low, unit, log = scale
+    time = _time(run, key)
+    median, (first, third) = (_seconds(time) or 0.0) / unit, _quartiles(run, key)
+    colour = sheet.colour("series-1" if key == OURS else "series-8")
+    if log:  # no bar: there is no zero that its length could count from
+        axes.plot([low, median], [at, at], color=sheet.colour("grid"), linewidth=1.2)
+        [mark] = axes.plot([median], [at], "o", color=colour, markersize=sheet.points(0.7))
+    else:
+        mark = axes.barh(at, median, rows.thick, color=colour).patches[0]
+    samples = sum(map(len, time.samples)) if time else 0
+    sheet.hover(
+        mark,
+        f"{condition(run)}: median {words.seconds(median * unit)}, quartiles "
+        f"{words.seconds(first)} to {words.seconds(third)}, {words.plural(samples, 'sample')}",
+    )
+    if third > first:
+        axes.errorbar(
+            median,
+            at,
+            xerr=[[max(median - first / unit, 0)], [max(third / unit - median, 0)]],
+            color=sheet.colour("ink"),
+            linewidth=0.9,
+            capsize=sheet.points(0.25),
+            capthick=0.9,
+        )
+
+
+def _quartiles(run: Run, key: str) -> tuple[float, float]:
+    """In seconds; the median twice where there are none."""
+    time = _time(run, key)
+    median = _seconds(time) or 0.0
+    if time is None or time.seconds is None:
+        return median, median
+    low, high = time.seconds.low, time.seconds.high
+    return (
+        low if words.finite(low) and 0 < low <= median else median,
+        high if words.finite(high) and high >= median else median,
+    )
+
+
+def _ratio(run: Run, key: str) -> float | None:
+    time = _time(run, key)
+    found = time.speedup.median if time is not None and time.speedup is not None else None
+    return found if words.finite(found) and found > 0 else None
+
+
+def _within_noise(run: Run, ratio: float) -> bool:
+    return run.noise is not None and abs(ratio - 1) <= run.noise.share
+
+
+def _value(run: Run, key: str, seconds: float) -> tuple[str, str]:
+    """What stands at a bar, and its colour."""
+    ratio = _ratio(run, key)
+    if key == OURS or ratio is None:
+        return words.seconds(seconds), "ink"
+    if _within_noise(run, ratio):
+        return f"{words.seconds(seconds)}, {words.times(ratio)} (noise)", "ink"
+    return f"{words.seconds(seconds)}, {words.times(ratio)}", "bad" if ratio < 1 else "ink"
+
+
+def _reason(report: Report, run: Run, key: str) -> str:
+    time = _time(run, key)
+    engine = next((e for e in report.engines if e.key == key), None)
+    return words.clean(
+        (time.reason if time is not None else "")
+        or (engine.reason if engine is not None else "")
+        or "not measured"
+    )
+
+
+def _caption(report: Report, runs: Sequence[Run]) -> str:
+    run = runs[0]
+    parts = []
+    ratios = {k: r for k in _ordered(report, runs)[1:] if (r := _ratio(run, k)) is not None}
+    ours = _seconds(_time(run, OURS))
+    if ours is not None:
+        parts.append(f"qcompile takes {words.seconds(ours)} a call at {condition(run)}")
+    if ratios:
+        nearest = min(ratios, key=lambda key: ratios[key])
+        parts.append(
+            f"that is {words.digits(ratios[nearest])} times as fast as "
+            f"{engine_name(report, nearest)}, the fastest of the others"
+        )
+    lost = [
+        f"{engine_name(report, key)} at {condition(r)} ({words.times(ratio)})"
+        for r in runs
+        for key in _ordered(report, runs)[1:]
+        if (ratio := _ratio(r, key)) is not None and ratio < 1 and not _within_noise(r, ratio)
+    ]
+    if lost:
+        more = f" and {len(lost) - 4} more" if len(lost) > 4 else ""
+        parts.append(f"it is slower than {', '.join(lost[:4])}{more}")
+    parts.append(
+        "a number with × says how many times as fast qcompile is; bars are medians, whiskers "
+        "quartiles, the band around qcompile's time is noise"
+    )
+    return " ".join(map(words.sentence, parts))

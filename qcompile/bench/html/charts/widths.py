@@ -1,0 +1,224 @@
+"""What accuracy costs in time and memory: each width of ours, and the other engines."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from qcompile.bench.html.charts import words
+from qcompile.bench.html.charts.placing import Labels, rising
+from qcompile.bench.html.charts.rows import scale
+from qcompile.bench.html.charts.sheet import Plan, Sheet, Style, elided
+from qcompile.bench.html.colours import SERIES
+from qcompile.bench.results import OURS, Report, Width
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+NAME, TITLE = "widths", "Accuracy, time and size"
+_MARKERS = "sD^vPX*p<>"
+_LOG = 8.0
+Value = Callable[[Width], float | None]
+
+
+def plan(report: Report) -> Plan | str:
+    """Points in two panels, or why there are none."""
+    known = [w for w in report.widths if _positive(w.seconds) or _positive(w.size)]
+    accurate = any(words.finite(w.accuracy) for w in known)
+    points = [w for w in known if _height(w, accurate) is not None]
+    if not points:
+        otherwise = "No width was tried, and no engine beside one."
+        if known:
+            otherwise = "Neither accuracy nor noise is known of any width."
+        return words.why(report, "widths", otherwise)
+    return Plan(
+        _caption(report, points, accurate), lambda style: _draw(known, points, accurate, style)
+    )
+
+
+def _positive(value: float | None) -> bool:
+    return words.finite(value) and value > 0
+
+
+def _height(width: Width, accurate: bool) -> float | None:
+    value = width.accuracy if accurate else width.sqnr_db
+    if not words.finite(value):
+        return None
+    return 100 * value if accurate else value
+
+
+def _seconds(width: Width) -> float | None:
+    return width.seconds if _positive(width.seconds) else None
+
+
+def _size(width: Width) -> float | None:
+    return float(width.size) if width.size is not None and width.size > 0 else None
+
+
+def _draw(known: Sequence[Width], points: Sequence[Width], accurate: bool, style: Style) -> Sheet:
+    narrow = style.form.narrow
+    values = [v for v in (_seconds, _size) if any(v(w) for w in points)]
+    across = 1 if narrow else len(values)
+    left, gap = 3.2, 2.5
+    width = (style.form.width - left - 1.2 - gap * (across - 1)) / across
+    height = 17.0 if narrow else 20.0
+    block = height + 4.4
+    sheet = Sheet(style, 3.2 + block * (len(values) // across))
+    _legend(sheet, points, 0.6)
+    for number, value in enumerate(values):
+        place = left + (number % across) * (width + gap)
+        axes = sheet.axes(place, 3.2 + block * (number // across), width, height)
+        _panel(sheet, axes, known, points, value, accurate)
+        if number % across == 0:
+            what = "accuracy, %" if accurate else "signal over noise at the output, dB"
+            sheet.text(0.6, 2.3 + block * (number // across), what, fontsize=sheet.points(0.9))
+        else:
+            axes.set_yticklabels([])
+    return sheet
+
+
+def _panel(
+    sheet: Sheet,
+    axes: Axes,
+    known: Sequence[Width],
+    points: Sequence[Width],
+    value: Value,
+    accurate: bool,
+) -> None:
+    shown = [w for w in points if value(w) is not None]
+    placed = {w: (value(w) or 0.0, _height(w, accurate) or 0.0) for w in shown}
+    xs = [x for x in map(value, known) if x is not None]
+    unit, name = words.time_unit(xs) if value is _seconds else (2.0**10, "KiB")
+    places = {w: (x / unit, y) for w, (x, y) in placed.items()}
+    log = max(xs) / min(xs) > _LOG
+    low, high = min(xs) / unit, max(xs) / unit
+    limits = (low / 1.6, high * 2.2) if log else (0.0, high * 1.25)
+    scale(axes, "x", *limits, log=log)
+    heights = [_height(w, accurate) or 0.0 for w in points]
+    room = 0.12 * (max(heights) - min(heights)) or max(0.02 * abs(heights[0]), 1.0)
+    scale(axes, "y", min(heights) - room, max(heights) + room)
+    axes.grid()
+    what = "time of a call of one sample" if value is _seconds else "size"
+    note = " (logarithmic)" if log else ""
+    axes.set_xlabel(f"{what}, {name}{note}", fontsize=sheet.points(0.9), loc="left")
+    best = rising(places.values())
+    ends = [*best, (limits[1], best[-1][1])]
+    axes.step(
+        *zip(*ends, strict=True),
+        where="post",
+        color=sheet.colour("muted"),
+        linewidth=0.9,
+        zorder=1.5,
+    )
+    labels = Labels(sheet, axes, list(places.values()))
+    for (x, y), (right, top) in itertools.pairwise(ends):
+        labels.reserve((x, y), (right, y))
+        labels.reserve((right, y), (right, top))
+    for width, place in places.items():
+        _mark(sheet, axes, width, place, _marker(points, width), accurate)
+    for width, place in places.items():
+        labels.add(place, elided(width.name, 12))
+    for width in known:  # of which only the horizontal place is known, as of the exact one
+        x = value(width)
+        if width not in placed and x is not None and min(width.bits) >= words.FLOAT_BITS:
+            _reference(sheet, axes, width, x / unit)
+
+
+def _marker(points: Sequence[Width], width: Width) -> tuple[str, str]:
+    """Shape and colour: ours alike, another for each other engine."""
+    if width.engine == OURS:
+        return "o", SERIES[0]
+    others = list(dict.fromkeys(w.engine for w in points if w.engine != OURS))
+    number = others.index(width.engine)
+    return _MARKERS[number % len(_MARKERS)], SERIES[1 + number % (len(SERIES) - 1)]
+
+
+def _mark(
+    sheet: Sheet,
+    axes: Axes,
+    width: Width,
+    place: tuple[float, float],
+    marker: tuple[str, str],
+    accurate: bool,
+) -> None:
+    filled = width.trained or width.engine != OURS
+    colour = sheet.colour(marker[1])
+    [mark] = axes.plot(
+        *([value] for value in place),
+        marker[0],
+        markerfacecolor=colour if filled else sheet.colour("paper"),
+        markeredgecolor=colour,
+        markeredgewidth=1.3,
+        markersize=sheet.points(0.85),
+    )
+    facts = [
+        f"accuracy {place[1]:.2f} %" if accurate else f"{place[1]:.1f} dB",
+        words.seconds(width.seconds) if _seconds(width) else "",
+        words.size(width.size) if width.size else "",
+        "" if width.engine != OURS else "trained" if width.trained else "not trained",
+    ]
+    sheet.hover(mark, f"{width.name}: {', '.join(filter(None, facts))}")
+
+
+def _reference(sheet: Sheet, axes: Axes, width: Width, x: float) -> None:
+    line = axes.axvline(x, color=sheet.colour("muted"), linewidth=0.9, linestyle=(0, (3, 3)))
+    sheet.hover(line, f"{width.name}: exact")
+    high = axes.get_ylim()[1]
+    text = f"{elided(width.name, 14)} (exact)"
+    sheet.beside(
+        axes, (x, high), text, colour="muted", ha="right", xytext=(-0.3, -0.7), va="center"
+    )
+
+
+def _legend(sheet: Sheet, points: Sequence[Width], left: float) -> None:
+    from matplotlib.lines import Line2D
+
+    ours = [w for w in points if w.engine == OURS]
+    entries = [("trained", True)] * any(w.trained for w in ours)
+    entries += [("not trained", False)] * any(not w.trained for w in ours)
+    x = left
+    for name, filled in entries:
+        colour = sheet.colour(SERIES[0])
+        mark = Line2D(
+            [(x + 0.4) / sheet.width],
+            [1 - 0.8 / sheet.height],
+            marker="o",
+            linestyle="",
+            markerfacecolor=colour if filled else sheet.colour("paper"),
+            markeredgecolor=colour,
+            markeredgewidth=1.3,
+            markersize=sheet.points(0.85),
+            transform=sheet.figure.transFigure,
+        )
+        sheet.figure.add_artist(mark)
+        sheet.text(x + 1.2, 0.8, f"qcompile, {name}", fontsize=sheet.points(0.9))
+        x += 11.5
+
+
+def _caption(report: Report, points: Sequence[Width], accurate: bool) -> str:
+    said = (
+        [] if accurate else ["there is no accuracy: the scale is signal over noise at the output"]
+    )
+    ours = [w for w in points if w.engine == OURS and _seconds(w)]
+    if ours:
+        fastest = min(ours, key=lambda w: w.seconds or math.inf)
+        best = max(ours, key=lambda w: _height(w, accurate) or -math.inf)
+        said.append(f"the fastest of qcompile's, {fastest.name}, {_told(fastest, accurate)}")
+        if best != fastest:
+            said.append(f"the most accurate, {best.name}, {_told(best, accurate)}")
+    if any(not w.trained for w in points if w.engine == OURS):
+        said.append("widths that are not trained would gain by training, 1 bit most")
+    said.append("no point lies left of the line and above it")
+    missing = [w for w in report.widths if w not in points and w.reason]
+    said += [f"{words.clean(w.name)} is not there: {words.clean(w.reason)}" for w in missing]
+    return " ".join(map(words.sentence, said))
+
+
+def _told(width: Width, accurate: bool) -> str:
+    height = _height(width, accurate) or 0.0
+    reached = f"reaches {height:.2f} %" if accurate else f"reaches {height:.1f} dB"
+    facts = [words.seconds(width.seconds)] if _seconds(width) else []
+    facts += [words.size(width.size)] if width.size else []
+    return f"{reached} in {' and '.join(facts)}" if facts else reached
