@@ -185,14 +185,14 @@ def _first(rows: _Rows) -> list[list[int]]:
     order: list[list[int]] = [[] for _ in range(rows.count)]
     seen = [False] * len(rows.rank)
     roots = [v for v in range(rows.nodes) if not rows.above[v]]
-    waiting = sorted(roots, key=lambda v: rows.depth[v])
+    waiting = sorted(roots, key=lambda v: (rows.depth[v], -v))
     while waiting:
         v = waiting.pop()
         if seen[v]:
             continue
         seen[v] = True
         order[rows.rank[v]].append(v)
-        waiting += sorted(rows.below[v], key=lambda t: rows.depth[t])
+        waiting += sorted(rows.below[v], key=lambda t: (rows.depth[t], -t))
     return order
 
 
@@ -292,8 +292,8 @@ def _aligned(rows: _Rows, order: Sequence[Sequence[int]]) -> list[int]:
     column = list(range(len(rows.rank)))
     for upper, lower in itertools.pairwise(order):
         places, taken = (_places(upper), _places(lower)), list[tuple[int, int]]()
-        links = [(u, v) for v in lower for u in rows.above[v]]
-        links.sort(key=lambda link: _rank_of(rows, *link))
+        links = [(u, v) for u in upper for v in sorted(rows.below[u], key=places[1].__getitem__)]
+        links.sort(key=lambda link: _rank_of(rows, *link))  # of equal ones, the leftmost first
         ends: set[int] = set()
         for u, v in links:
             at = (places[0][u], places[1][v])
