@@ -1,0 +1,255 @@
+"""One network at several widths: what accuracy, time and size they trade for each other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+
+from qcompile import api
+from qcompile.bench.before import one_thread
+from qcompile.bench.built import Built, Made
+from qcompile.bench.layers import sample_of
+from qcompile.bench.ranges import decibels
+from qcompile.bench.results import OURS, Width
+from qcompile.calibration import calibrate, knows_ranges, needs_calibration
+from qcompile.errors import QCompileError
+from qcompile.ir.plan import FLOAT_BITS
+from qcompile.quant.recipe import Recipe
+from qcompile.recording import Recording
+from qcompile.rivals.entrant import Unavailable
+from qcompile.rivals.pytorch import FBGEMM, channels_last, laid_out, static_int8, weight_bytes
+from qcompile.rivals.turns import take_turns
+from qcompile.sensitivity_noise import Noise
+from qcompile.steps import Steps
+from qcompile.trial import evaluate
+
+BITS = (1, 2, 4, 8)
+SECONDS = 1.0
+COMPARED = 64  # samples on which outputs are compared
+_AT_ONCE = 8  # samples
+
+
+@dataclass(frozen=True)
+class _Point:
+    """What is timed and judged.
+
+    Attributes:
+        told: what is known of it beforehand.
+        network: given inputs, gives outputs; None where there is none.
+        inputs: that it is timed with.
+        worth: whether its accuracy says anything.
+    """
+
+    told: Width
+    network: Callable[..., Any] | None = None
+    inputs: tuple[Tensor, ...] = ()
+    worth: bool = False
+
+
+def widths(
+    built: Built,
+    bits: Sequence[int] = BITS,
+    *,
+    steps: Steps,
+    train: bool | None = None,
+    epochs: int | None = None,
+    seconds: float = SECONDS,
+    clock: Callable[[], float] = time.perf_counter,
+    seed: int = 0,
+) -> tuple[Width, ...]:
+    """Compile the float network at each width, and time all of them in turns: one sample, one thread.
+
+    Everything but the bits is as the program's recipe says. The program itself is among them; behind them
+    come PyTorch's float network, and its static int8.
+
+    Args:
+        built: with its model; of a program alone there is nothing to compile.
+        bits: of weights and activations, each from 1 to 8, or 32 for float.
+        train: whether each width is trained by the model file; None: if the program was. Else it is
+            calibrated, and its accuracy is only looked at where that is enough.
+        epochs: of training; None leaves that to the model file.
+        seconds: to time each, about.
+        clock: gives seconds.
+        seed: of each training.
+
+    Returns:
+        By bits; those that cannot be had say why.
+    """
+    made = built.made
+    if made is None:
+        return ()
+    trains = made.recipe.mode == "qat" if train is None else train
+    sample = sample_of(built)
+    points = [
+        _ours(built, made, width, trains, sample, partial(_quantized, made, steps, epochs, seed))
+        for width in _wanted(made.recipe.body_bits(), bits)
+    ]
+    points += [_float(made, sample), _int8(made, sample, steps)]
+    with steps("time the widths"):
+        timed = _timed(points, seconds, clock)
+    outputs = _outputs(made)
+    return tuple(_judged(point, made, outputs, steps) for point in timed)
+
+
+def _wanted(own: tuple[int, int], bits: Sequence[int]) -> list[tuple[int, int]]:
+    """The widths, and the program's own, by bits."""
+    return sorted({own, *((b, b) for b in bits)})
+
+
+def _name(bits: tuple[int, int]) -> str:
+    words = ["float" if b == FLOAT_BITS else f"{b}" for b in dict.fromkeys(bits)]
+    unit = "" if words[-1] == "float" else " bit" if words == ["1"] else " bits"
+    return "/".join(words) + unit
+
+
+# --- programs of ours ----------------------------------------------------------------------------
+
+
+def _ours(
+    built: Built,
+    made: Made,
+    bits: tuple[int, int],
+    trains: bool,
+    sample: tuple[Tensor, ...],
+    quantized: Callable[[Recipe], GraphModule],
+) -> _Point:
+    """The program of a width, or why there is none."""
+    told = Width(_name(bits), OURS, bits)
+    try:
+        if bits == made.recipe.body_bits():
+            recipe, prepared, program = made.recipe, made.prepared, built.program
+        else:
+            recipe = recipe_of(made.recipe, bits, trains)
+            prepared = quantized(recipe)
+            program = api.compile(api.convert(prepared), target=made.targets)
+            program.library()
+    except QCompileError as error:
+        return _Point(replace(told, reason=error.what))
+    trained = recipe.mode == "qat"
+    told = replace(told, bits=recipe.body_bits(), size=program.size, trained=trained)
+    enough = api.untrained(prepared) is None and _knows_weights(made)
+    program = program.as_variant(program.variant.arch)  # with a number of threads of its own
+    program.num_threads = 1
+    return _Point(told, program, sample, trained or enough)
+
+
+def recipe_of(base: Recipe, bits: tuple[int, int], trains: bool) -> Recipe:
+    """A recipe at another width, all else alike.
+
+    Raises:
+        QCompileError: its method, or its mode, has no such width.
+    """
+    mode = base.mode
+    if trains or mode == "qat":
+        mode = "qat" if trains else "static"
+    return replace(
+        base,
+        bits=bits[0],
+        weight_bits=None,
+        activation_bits=None,
+        mode=mode,
+        ternary_weights=base.ternary_weights and bits[0] == 2,
+    )
+
+
+def _quantized(
+    made: Made, steps: Steps, epochs: int | None, seed: int, recipe: Recipe
+) -> GraphModule:
+    """The network with its quantizers, trained or calibrated as the recipe says."""
+    file = made.file
+    name = _name(recipe.body_bits())
+    prepared = api.prepare(file.model, file.example_inputs, recipe)
+    prepared.meta["model"] = file.name
+    if recipe.mode == "qat":
+        torch.manual_seed(seed)
+        with steps(f"train it at {name}") as advance:
+            file.train(prepared, epochs, advance)
+        return prepared
+    known = knows_ranges(prepared) and not file.has("calibration_data")
+    if needs_calibration(prepared) and not known:
+        with steps(f"calibrate it at {name}"):
+            calibrate(prepared, made.calibration)
+    return prepared
+
+
+def _knows_weights(made: Made) -> bool:
+    """Whether the float network is more than random numbers, as far as can be told."""
+    return made.trained != "not trained" or not made.file.has("train")
+
+
+# --- PyTorch -------------------------------------------------------------------------------------
+
+
+def _float(made: Made, sample: tuple[Tensor, ...]) -> _Point:
+    model = made.file.model
+    told = Width("PyTorch float32", "fp32", (FLOAT_BITS, FLOAT_BITS), size=weight_bytes(model))
+    trained = replace(told, trained=made.trained != "not trained")
+    return _Point(trained, channels_last(model), laid_out(sample), _knows_weights(made))
+
+
+def _int8(made: Made, sample: tuple[Tensor, ...], steps: Steps) -> _Point:
+    told = Width(FBGEMM, "fbgemm", (8, 8))
+    try:
+        with steps(f"quantize it for {FBGEMM}"):
+            network = static_int8(made.file.model, made.calibration, "fbgemm")
+    except Unavailable as refusal:
+        return _Point(replace(told, reason=refusal.reason))
+    told = replace(told, size=weight_bytes(network))
+    return _Point(told, network, laid_out(sample), _knows_weights(made))
+
+
+# --- measured ------------------------------------------------------------------------------------
+
+
+def _timed(points: Sequence[_Point], seconds: float, clock: Callable[[], float]) -> list[_Point]:
+    """With the median seconds of a call; they take turns."""
+    calls = [partial(p.network, *p.inputs) for p in points if p.network is not None]
+    with one_thread(), torch.no_grad():
+        samples = iter(take_turns(calls, seconds=seconds, clock=clock))
+    return [
+        p if p.network is None else replace(p, told=replace(p.told, seconds=median(next(samples))))
+        for p in points
+    ]
+
+
+Outputs = list[tuple[tuple[Tensor, ...], Any]]
+
+
+def _outputs(made: Made) -> Outputs:
+    """What the float network gives for the first samples of the calibration data, a few at a time."""
+    found: Outputs = []
+    network = made.file.model.eval()
+    left = COMPARED
+    with torch.no_grad():
+        for batch in made.calibration:
+            parts = zip(*(x[:left].split(_AT_ONCE) for x in batch), strict=True)
+            found += [(part, network(*part)) for part in parts]
+            left -= min(left, len(batch[0]))
+            if not left:
+                break
+    return found
+
+
+def _judged(point: _Point, made: Made, outputs: Outputs, steps: Steps) -> Width:
+    """With its accuracy and its noise, as far as they say anything."""
+    told, network = point.told, point.network
+    if network is None:
+        return told
+    if told.engine != "fp32":
+        noise = Noise()
+        with torch.no_grad():
+            for inputs, expected in outputs:
+                noise.add(expected, network(*inputs))
+        told = replace(told, sqnr_db=decibels(noise))
+    if not point.worth:
+        return told
+    title = f"evaluate {told.name}"
+    return replace(told, accuracy=evaluate(made.file, Recording(network, 0), title, steps))
