@@ -32,6 +32,15 @@ from torch.fx._symbolic_trace import _assert_is_none
 
 from qcompile.errors import QCompileError
 from qcompile.ir import torch_ao
+from qcompile.ir.known_shapes import (
+    Layout,
+    contiguous,
+    key_of,
+    recall,
+    remember,
+    settings,
+    tensors_of,
+)
 from qcompile.ir.stages import FUNCTIONS, MODULES_ALLOWED, Stage
 
 _OURS = Path(__file__).resolve().parents[1]
@@ -209,9 +218,28 @@ def spec(node: Node) -> TensorSpec:
 
 
 class _Propagate(Interpreter):
+    """Runs a graph on layouts, and what cannot be known from them on tensors without values."""
+
+    def __init__(self, gm: GraphModule) -> None:
+        super().__init__(gm)
+        self.extra_traceback = False
+        self._settings = settings()
+
     def run_node(self, n: Node) -> Any:
+        key = key_of(n, self._settings, self.env, self.submodules)
+        value = recall(key)
+        if value is None:
+            value = self._run(n)
+            remember(key, value)
+        n.meta["spec"] = _specs(value)
+        return value
+
+    def _run(self, n: Node) -> Any:
+        if n.op != "output":
+            for argument in n.all_input_nodes:
+                self.env[argument] = tensors_of(self.env[argument])
         try:
-            value = super().run_node(n)
+            return super().run_node(n)
         except Exception as error:
             if isinstance(error, QCompileError):
                 raise
@@ -220,8 +248,6 @@ class _Propagate(Interpreter):
                 where=where(n),
                 hint="check the model with the example inputs in plain PyTorch first",
             ) from error
-        n.meta["spec"] = _specs(value)
-        return value
 
 
 def _described(gm: nn.Module, node: Node) -> str:
@@ -235,7 +261,7 @@ def _described(gm: nn.Module, node: Node) -> str:
 
 
 def _specs(value: Any) -> Any:
-    if isinstance(value, Tensor):
+    if isinstance(value, (Tensor, Layout)):
         return TensorSpec(tuple(value.shape), value.dtype)
     return tuple(_specs(v) for v in value) if isinstance(value, (tuple, list)) else None
 
@@ -263,32 +289,29 @@ def shapes_only(gm: GraphModule) -> Iterator[None]:
 
 def propagate(gm: GraphModule, batch: int | None = None) -> None:
     """Write every node's TensorSpec into its meta; `batch` replaces the examples' batch size."""
+    inputs = [
+        contiguous((s.shape[0] if batch is None else batch, *s.shape[1:]), s.dtype)
+        if s.shape
+        else contiguous((), s.dtype)
+        for s in gm.meta["inputs"]
+    ]
     with shapes_only(gm):
-        inputs = [
-            torch.empty((s.shape[0] if batch is None else batch, *s.shape[1:]), dtype=s.dtype)
-            if s.shape
-            else torch.empty((), dtype=s.dtype)
-            for s in gm.meta["inputs"]
-        ]
-        interpreter = _Propagate(gm)
-        interpreter.extra_traceback = False
-        interpreter.run(*inputs)
+        _Propagate(gm).run(*inputs)
 
 
 def infer(gm: GraphModule, node: Node) -> None:
     """Write a new node's TensorSpec into its meta, from its arguments' specs."""
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        interpreter = _Propagate(gm, garbage_collect_values=False)
-        interpreter.extra_traceback = False
+        interpreter = _Propagate(gm)
         for argument in node.all_input_nodes:
-            interpreter.env[argument] = _empty(argument.meta["spec"])
+            interpreter.env[argument] = _layouts(argument.meta["spec"])
         interpreter.run_node(node)
 
 
-def _empty(specs: Any) -> Any:
+def _layouts(specs: Any) -> Any:
     if isinstance(specs, TensorSpec):
-        return torch.empty(specs.shape, dtype=specs.dtype)
-    return tuple(map(_empty, specs)) if isinstance(specs, tuple) else None
+        return contiguous(specs.shape, specs.dtype)
+    return tuple(map(_layouts, specs)) if isinstance(specs, tuple) else None
 
 
 def verify(gm: GraphModule) -> None:
