@@ -9,6 +9,7 @@ import base64
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,6 +79,22 @@ class Browser:
     def press(self, selector: str) -> None:
         """Click on the first element of this CSS selector."""
         self._driver.find_element("css selector", selector).click()
+
+    def download(self, selector: str, folder: Path, *, patience: float = 10.0) -> Path:
+        """The file that clicking on an element saves to an empty folder.
+
+        Raises:
+            TimeoutError: none came.
+        """
+        self._do("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
+        self.press(selector)
+        end = time.monotonic() + patience
+        while time.monotonic() < end:
+            found = [path for path in folder.iterdir() if path.suffix != ".crdownload"]
+            if found:
+                return found[0]
+            time.sleep(0.02)
+        raise TimeoutError(f"{selector} saved nothing in {patience:g} s")
 
     def screenshot(self, *, whole: bool = False) -> bytes:
         """PNG of the window, or of all that one can scroll to."""

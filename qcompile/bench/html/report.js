@@ -14,8 +14,11 @@
   // The picture alone, in the colours of paper: other programs know no custom properties.
   const drawing = (name) => {
     const palette = data("qc-palette");
-    const shown = document.querySelector(`#figure-${CSS.escape(name)} .wide svg`);
-    const text = new XMLSerializer().serializeToString(shown);
+    const copy = document.querySelector(`#figure-${CSS.escape(name)} .wide svg`).cloneNode(true);
+    copy.setAttribute("font-family", "Helvetica, Arial, sans-serif");
+    const { width, height } = copy.viewBox.baseVal;
+    for (const [key, value] of Object.entries({ width, height })) copy.setAttribute(key, value);
+    const text = new XMLSerializer().serializeToString(copy);
     return text.replace(/var\(--qc-([\w-]+)\s*(?:,[^()]*)?\)/g, (whole, key) => palette[key] ?? whole);
   };
 
