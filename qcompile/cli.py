@@ -13,6 +13,7 @@ from rich.text import Text
 
 import qcompile
 from qcompile import explain_verb, inspect_verb, profile_verb, search_verb, sensitivity_verb, verbs
+from qcompile.bench import compare_verb
 from qcompile.bench import verb as bench_verb
 from qcompile.errors import QCompileError
 from qcompile.options import (
@@ -65,6 +66,7 @@ other verbs, each with its own --help:
   qcompile profile PROGRAM   how long each of its kernels takes
   qcompile explain MODEL     what becomes of each layer, and why, before training
   qcompile bench MODEL       times beside other engines, and a report of them
+  qcompile compare A B       whether the program of report B is slower than that of A
   qcompile sensitivity MODEL what each layer costs in accuracy, at each width
   qcompile search MODEL      bits for each layer, for a latency or a size
   qcompile digits [FOLDER]   download all of MNIST, for the examples
@@ -84,6 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "explain": (explain_verb.parser, explain_verb.run),
         "profile": (profile_verb.parser, profile_verb.run),
         "bench": (lambda: bench_verb.parser(words), bench_verb.run),
+        "compare": (compare_verb.parser, compare_verb.run),
         "digits": (verbs.digits_parser, verbs.digits),
         "search": (search_verb.parser, search_verb.run),
         "sensitivity": (sensitivity_verb.parser, sensitivity_verb.run),

@@ -172,6 +172,8 @@ def _mistakes_of_time(time: Time, where: str) -> Iterator[Mistake]:
     if any(time.samples) != (time.seconds is not None):
         yield where, "samples and seconds go together"
     for i, process in enumerate(time.samples):
+        if not process:
+            yield f"{where}.samples[{i}]", "a process without samples"
         for j, seconds in enumerate(process):
             if not (math.isfinite(seconds) and seconds > 0):
                 yield f"{where}.samples[{i}][{j}]", f"{seconds} is no time"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from qcompile.bench import rows, words
 from qcompile.bench.results import OURS, Layer, Report, Width
@@ -17,29 +17,29 @@ def markdown(report: Report) -> str:
 
 
 def _lines(report: Report) -> Iterator[str]:
-    yield f"## {_cell(report.subject.name)}: qcompile bench"
+    yield f"## {cell(report.subject.name)}: qcompile bench"
     yield ""
-    yield from _table(("", ""), rows.facts(report))
+    yield from table(("", ""), rows.facts(report))
     for run in report.runs:
         yield from ("", f"### {words.setting(run).capitalize()}", "")
         found = rows.rows(report, run)
         body = ([_bold(row.kind, i, cell) for i, cell in enumerate(row.cells)] for row in found)
-        yield from _table(rows.HEAD, body, right=(1, 2, 4, 5), escape=False)
+        yield from table(rows.HEAD, body, right=(1, 2, 4, 5), escape=False)
         yield from ("", rows.noise_line(run))
     yield from _engines(report)
     if report.layers:
         yield from ("", "### Layers", "")
-        yield from _table(_LAYER_HEAD, map(_layer, report.layers), right=(4, 5, 6, 7, 8))
+        yield from table(_LAYER_HEAD, map(_layer, report.layers), right=(4, 5, 6, 7, 8))
     if report.widths:
         yield from ("", "### Widths", "")
-        yield from _table(_WIDTH_HEAD, map(_width, report.widths), right=(2, 3, 4, 5))
+        yield from table(_WIDTH_HEAD, map(_width, report.widths), right=(2, 3, 4, 5))
     if remarks := rows.remarks(report):
-        yield from ("", "### Notes", "", *(f"- {_cell(note)}" for note in remarks))
+        yield from ("", "### Notes", "", *(f"- {cell(note)}" for note in remarks))
 
 
-def _bold(kind: str, column: int, cell: str) -> str:
+def _bold(kind: str, column: int, value: str) -> str:
     """Our own row and losses stand out."""
-    text = _cell(cell)
+    text = cell(value)
     stands_out = (kind == OURS and column < 2) or (kind == words.SLOWER and column == 3)
     return f"**{text}**" if text and stands_out else text
 
@@ -50,7 +50,7 @@ def _engines(report: Report) -> Iterator[str]:
         yield from ("", "### Engines", "")
         head = ("", "version", "precision", "how", "runs on")
         body = ((e.name, e.version, e.precision, e.how, e.instructions) for e in known)
-        yield from _table(head, body)
+        yield from table(head, body)
 
 
 _LAYER_HEAD = (
@@ -93,18 +93,20 @@ def _width(width: Width) -> Sequence[str]:
     )
 
 
-def _table(
+def table(
     head: Sequence[str],
-    body: Iterator[Sequence[str]] | Iterator[tuple[str, str]] | map[Sequence[str]],
+    body: Iterable[Sequence[str]],
     *,
     right: Sequence[int] = (),
     escape: bool = True,
 ) -> Iterator[str]:
+    """Lines of a table; columns of numbers stand to the `right`."""
     yield f"| {' | '.join(head)} |"
     yield f"|{'|'.join('---:' if i in right else '---' for i in range(len(head)))}|"
     for cells in body:
-        yield f"| {' | '.join(map(_cell, cells) if escape else cells)} |"
+        yield f"| {' | '.join(map(cell, cells) if escape else cells)} |"
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
+    """Text that means nothing to Markdown."""
     return text.translate(_SPECIAL)

@@ -161,6 +161,11 @@ def quick(samples: Samples) -> Array:
     return np.log([np.percentile(process, QUICK) for process in samples])
 
 
+def typical(values: Array) -> float:
+    """Seconds of what processes are like, from `quick`; the extremes are left out."""
+    return math.exp(_trimmed(values)[0])
+
+
 def difference(a: Array, b: Array) -> Difference:
     """Between processes of two reports, by Yuen's t-test with a moderated variance.
 
