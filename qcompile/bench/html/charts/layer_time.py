@@ -60,7 +60,7 @@ def _draw(layers: Sequence[Layer], sides: Sequence[str], style: Style) -> Sheet:
         (part, part + (long.format(_MEANING[part]) if _MEANING[part] else "")) for part in used
     ]
     block = Rows(names, 0, 0, width, column).height + HEAD + FOOT
-    block += 1.2 if len(names) > 30 else 0.0
+    block += 1.6 if len(names) > 30 else 0.0
     sheet = Sheet(style, 1.8 + block * (len(sides) // across))
     sheet.legend(0.6 if narrow else column, 0.8, entries, style.form.width)
     for number, side in enumerate(sides):
@@ -91,7 +91,7 @@ def _panel(sheet: Sheet, axes: Axes, rows: Rows, layers: Sequence[Layer], side: 
                 left=done / unit,
                 color=sheet.colour(part),
                 edgecolor=sheet.colour("paper"),
-                linewidth=0.4,
+                linewidth=0.4 if seconds / unit / high * rows.width > 0.4 else 0.0,
             )
             what = f"{layer.path}, {part}: {words.seconds(seconds)}"
             sheet.hover(
@@ -124,7 +124,7 @@ def _caption(layers: Sequence[Layer], sides: Sequence[str]) -> str:
         whole = sum(total(layer, "after") for layer in layers)
         top = max(layers, key=lambda layer: total(layer, "after"))
         taken = words.share(total(top, "after") / whole)
-        said.append(f"after, {words.clean(top.path)} takes {taken} of the time")
+        said.append(f"after, {words.path(top)} takes {taken} of the time")
         sums = {p: sum(parts(layer, "after").get(p, 0.0) for layer in layers) for p in PARTS}
         most = max(sums, key=lambda part: sums[part])
         said[0] += f", and of all of it {words.share(sums[most] / whole)} is {most}"

@@ -59,30 +59,31 @@ class Labels:
         dots = self.sheet.figure.dpi * self.sheet.style.form.points / 72
         return float(x) / dots, float(y) / dots
 
+    def share(self, x: float) -> float:
+        """How far to the right that is, from 0 to 1."""
+        return (self._ems((x, 1.0))[0] - self.limits[0]) / (self.limits[2] - self.limits[0])
+
     def _around(self, point: Pair) -> Box:
         x, y = self._ems(point)
         return x - 0.4, y - 0.4, x + 0.4, y + 0.4
 
-    def reserve(self, start: Pair, end: Pair, *, above: float = 0.1) -> None:
-        """Keep labels off a line, and of a text of that height above it."""
+    def reserve(self, start: Pair, end: Pair, *, above: float = 0.1, below: float = 0.1) -> None:
+        """Keep labels off a line, and off texts above it and below it."""
         (x, y), (right, top) = self._ems(start), self._ems(end)
         count = max(1, math.ceil(max(abs(right - x), abs(top - y)) / 0.5))
         dx, dy = (right - x) / count, (top - y) / count
         for step in range(count):
             left, low = x + step * dx, y + step * dy
             xs, ys = sorted((left, left + dx)), sorted((low, low + dy))
-            self.taken.append((xs[0] - 0.1, ys[0] - 0.1, xs[1] + 0.1, ys[1] + above))
+            self.taken.append((xs[0] - 0.1, ys[0] - below, xs[1] + 0.1, ys[1] + above))
 
-    def add(self, point: Pair, text: str, *, colour: str = "ink", force: bool = True) -> bool:
-        """Write a label; gives whether there was room. Without any it stands over others if `force`."""
+    def add(self, point: Pair, text: str, *, colour: str = "ink") -> None:
+        """Write a label where nothing is, or the least."""
         x, y = self._ems(point)
         width = 0.88 * measure(text)
         choices = [(place, self._box(x, y, width, place)) for place in _PLACES]
-        free = [choice for choice in choices if self._free(choice[1])]
         inside = [choice for choice in choices if self._inside(choice[1])]
-        if not free and not (force and inside):
-            return False
-        (dx, dy, align), box = (free or inside)[0]
+        (dx, dy, align), box = min(inside or choices, key=lambda choice: self._covered(choice[1]))
         self.taken.append(box)
         far = abs(dx) > 1 or abs(dy) > 1
         self.sheet.beside(
@@ -95,7 +96,6 @@ class Labels:
             fontsize=self.sheet.points(0.88),
             arrowprops=self._leader() if far else None,
         )
-        return True
 
     def _leader(self) -> dict[str, object]:
         colour = self.sheet.colour("muted")
@@ -111,8 +111,11 @@ class Labels:
         left, bottom, right, top = self.limits
         return box[0] >= left and box[1] >= bottom and box[2] <= right + 0.4 and box[3] <= top
 
-    def _free(self, box: Box) -> bool:
-        return self._inside(box) and not any(
-            box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3]
-            for other in self.taken
-        )
+    def _covered(self, box: Box) -> float:
+        """How much of what is there a label would lie on."""
+        found = 0.0
+        for other in self.taken:
+            across = min(box[2], other[2]) - max(box[0], other[0])
+            up = min(box[3], other[3]) - max(box[1], other[1])
+            found += max(across, 0.0) * max(up, 0.0)
+        return found

@@ -58,7 +58,7 @@ def _draw(report: Report, runs: Sequence[Run], style: Style) -> Sheet:
 
 def _panel(sheet: Sheet, rows: Rows, run: Run, keys: Sequence[str], end: float) -> None:
     axes = rows.axes(sheet, condition(run), bold=[i for i, k in enumerate(keys) if k == OURS])
-    rows.scale(sheet, axes, -end, end, "median of a process beside that of all, %")
+    rows.scale(sheet, axes, -end, end, "% from the median of all")
     if run.noise:
         share = 100 * run.noise.share
         band = axes.axvspan(-share, share, color=sheet.colour("series-1"), alpha=0.13, linewidth=0)

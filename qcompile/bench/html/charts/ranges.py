@@ -52,7 +52,7 @@ def _draw(layers: Sequence[Layer], style: Style) -> Sheet:
     narrow = style.form.narrow
     column = name_column(names, 11 if narrow else 20)
     lines = 1.4 * (3 if narrow else 1) + 0.3
-    above = 1.2 if len(names) > 30 else 0.0
+    above = 1.7 if len(names) > 30 else 0.0
     rows = Rows(names, column, lines + above, style.form.width - column - 0.6, column)
     sheet = Sheet(style, rows.top + rows.height + FOOT)
     for number, entry in enumerate(_LEGEND if narrow else ()):
@@ -83,8 +83,9 @@ def _bend(sheet: Sheet, axes: Axes, layers: Sequence[Layer], narrow: bool) -> No
     form = axes.xaxis.get_major_formatter()
     start = 10.0 ** round(math.log10(middle))
     axes.set_xscale("symlog", linthresh=start)
-    axes.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=start))
-    axes.xaxis.get_major_locator().set_params(numticks=5 if narrow else 9)
+    locator = SymmetricalLogLocator(base=10, linthresh=start)
+    locator.set_params(numticks=5 if narrow else 9)
+    axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(form)
     axes.set_xlabel(
         f"value (logarithmic outside of ±{start:g})", fontsize=sheet.points(0.9), loc="left"
@@ -132,7 +133,7 @@ def _caption(layers: Sequence[Layer]) -> str:
         most = max(cut, key=_cut)
         said = (
             f"In {len(cut)} of {words.plural(len(fixed), 'quantized layer')} the quantizer ends within "
-            f"the middle 99 % of the values, furthest in {words.clean(most.path)}: "
+            f"the middle 99 % of the values, furthest in {words.path(most)}: "
             f"{words.share(_cut(most))} of that range is beyond it."
         )
     elif fixed:

@@ -89,7 +89,7 @@ def _draw(points: Sequence[Point], roofs: Sequence[Roof], style: Style) -> Sheet
     axes.set_xlabel("multiply-accumulates a byte moved (logarithmic)", fontsize=small, loc="left")
     sheet.text(0.6, top - 0.9, "multiply-accumulates a second (logarithmic)", fontsize=small)
     labels = Labels(sheet, axes, [(p.intensity, p.rate) for p in points])
-    _roofs(sheet, axes, labels, roofs, limits, (width, height))
+    _roofs(sheet, axes, labels, roofs, (width, height))
     _marks(sheet, axes, points, methods)
     _legend(sheet, methods, 0.6, width)
     slowest = sorted(points, key=lambda p: -total(p.layer, "after"))[:_LABELLED]
@@ -114,55 +114,62 @@ def _bounds(roof: Roof, point: Point) -> bool:
 
 
 def _roofs(
-    sheet: Sheet,
-    axes: Axes,
-    labels: Labels,
-    roofs: Sequence[Roof],
-    limits: tuple[tuple[float, float], tuple[float, float]],
-    size: tuple[float, float],
+    sheet: Sheet, axes: Axes, labels: Labels, roofs: Sequence[Roof], size: tuple[float, float]
 ) -> None:
-    (left, right), (bottom, top) = limits
+    """The lines, each with its name on it."""
     fastest = max((r.rate for r in roofs if r.kind == "bytes"), default=math.inf)
-    across, up = (s / math.log10(b / a) for s, (a, b) in zip(size, limits, strict=True))
-    angle = math.degrees(math.atan2(up, across))
     peak = max((r.rate for r in roofs if r.kind == "macs"), default=math.inf)
     for roof in roofs:
-        text = f"{roof.name}, {words.rate(roof.rate, 'MAC/s' if roof.kind == 'macs' else 'B/s')}"
-        if roof.kind == "macs" and bottom < roof.rate < top:
-            start = max(left, roof.rate / fastest)
-            if start >= right:
-                continue
-            [line] = axes.plot(
-                [start, right], [roof.rate] * 2, color=sheet.colour("ink"), linewidth=1
-            )
-            sheet.hover(line, text)
-            sheet.beside(axes, (right, roof.rate), text, xytext=(-0.3, 0.65), ha="right")
-            labels.reserve((start, roof.rate), (right, roof.rate))
-            named = right / 10 ** (measure(text) / across)
-            labels.reserve((named, roof.rate), (right, roof.rate), above=1.3)
+        if roof.kind == "macs":
+            _flat(sheet, axes, labels, roof, fastest, size[0])
         elif roof.kind == "bytes":
-            end = min(right, peak / roof.rate, top / roof.rate)
-            start = max(left, bottom / roof.rate)
-            if start >= end:
-                continue
-            ends = [start, end]
-            [line] = axes.plot(
-                ends, [roof.rate * x for x in ends], color=sheet.colour("muted"), linewidth=1
-            )
-            sheet.hover(line, text)
-            labels.reserve((start, roof.rate * start), (end, roof.rate * end), above=0.9)
-            if math.hypot(across, up) * math.log10(end / start) > measure(text) + 1.5:
-                at = start * 10 ** (0.7 / math.hypot(across, up) * math.cos(math.radians(angle)))
-                sheet.beside(
-                    axes,
-                    (at, roof.rate * at),
-                    text,
-                    colour="muted",
-                    xytext=(-0.2, 0.35),
-                    rotation=angle,
-                    rotation_mode="anchor",
-                    va="bottom",
-                )
+            _slope(sheet, axes, labels, roof, peak, size)
+
+
+def _flat(
+    sheet: Sheet, axes: Axes, labels: Labels, roof: Roof, fastest: float, width: float
+) -> None:
+    (low, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    left = max(low, roof.rate / fastest)
+    if left >= right or not bottom < roof.rate < top:
+        return
+    [line] = axes.plot([left, right], [roof.rate] * 2, color=sheet.colour("ink"), linewidth=1)
+    text = f"{roof.name}, {words.rate(roof.rate, 'MAC/s')}"
+    sheet.hover(line, text)
+    sheet.beside(axes, (right, roof.rate), text, xytext=(-0.3, 0.65), ha="right")
+    labels.reserve((left, roof.rate), (right, roof.rate))
+    named = right / (right / low) ** (measure(text) / width)
+    labels.reserve((named, roof.rate), (right, roof.rate), above=1.3)
+
+
+def _slope(
+    sheet: Sheet, axes: Axes, labels: Labels, roof: Roof, peak: float, size: tuple[float, float]
+) -> None:
+    (low, high), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    left, right = max(low, bottom / roof.rate), min(high, peak / roof.rate, top / roof.rate)
+    if left >= right:
+        return
+    ends = (left, roof.rate * left), (right, roof.rate * right)
+    [line] = axes.plot(*zip(*ends, strict=True), color=sheet.colour("muted"), linewidth=1)
+    text = f"{roof.name}, {words.rate(roof.rate, 'B/s')}"
+    sheet.hover(line, text)
+    labels.reserve(*ends, above=0.9)
+    # Ems of a factor of ten along each scale, and along the line.
+    across, up = size[0] / math.log10(high / low), size[1] / math.log10(top / bottom)
+    along = math.hypot(across, up)
+    if along * math.log10(right / left) < measure(text) + 1.5:
+        return
+    at = left * 10 ** (0.7 / along)
+    sheet.beside(
+        axes,
+        (at, roof.rate * at),
+        text,
+        colour="muted",
+        xytext=(-0.2, 0.35),
+        rotation=math.degrees(math.atan2(up, across)),
+        rotation_mode="anchor",
+        va="bottom",
+    )
 
 
 def _marks(sheet: Sheet, axes: Axes, points: Sequence[Point], methods: Sequence[str]) -> None:
@@ -221,7 +228,7 @@ def _legend(sheet: Sheet, methods: Sequence[str], left: float, width: float) -> 
 def _caption(report: Report, points: Sequence[Point], roofs: Sequence[Roof]) -> str:
     said = []
     slowest = max(points, key=lambda p: total(p.layer, "after"))
-    name = words.clean(slowest.layer.path)
+    name = words.path(slowest.layer)
     if slowest.share is not None:
         said.append(
             f"the slowest layer, {name}, reaches {words.share(slowest.share)} of its roof, "

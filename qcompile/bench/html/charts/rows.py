@@ -25,6 +25,7 @@ class Rows:
     Attributes:
         left, top, width: of the scale; names stand left of it.
         column: width of the names; 0 puts them above their rows.
+        behind: width of values behind names that stand above.
     """
 
     names: Sequence[str]
@@ -32,6 +33,7 @@ class Rows:
     top: float
     width: float
     column: float
+    behind: float = 0.0
 
     @property
     def pitch(self) -> float:
@@ -82,11 +84,20 @@ class Rows:
             shown = elided(name, (self.column - 0.8) / small / (1.08 if weight == "bold" else 1))
             place, align = (self.left - 0.6, middle), "right"
         else:
-            shown = elided(name, self.width / small)
+            shown = elided(name, (self.width - self.behind) / small)
             place, align = (self.left, middle - 0.62), "left"
         text = sheet.text(*place, shown, ha=align, fontsize=sheet.points(small), fontweight=weight)
         if shown != name:
             sheet.hover(text, name)
+
+    def value(self, sheet: Sheet, row: int, text: str, *, colour: str, fontweight: str) -> None:
+        """A text at the right, behind the scale or behind the name."""
+        middle = self.top + (row + 0.5) * self.pitch - (0.0 if self.column else 0.62)
+        right = sheet.width - 0.6
+        small = sheet.points(0.9)
+        sheet.text(
+            right, middle, text, colour=colour, ha="right", fontsize=small, fontweight=fontweight
+        )
 
     def scale(
         self, sheet: Sheet, axes: Axes, low: float, high: float, label: str, *, log: bool = False

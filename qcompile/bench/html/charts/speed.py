@@ -12,6 +12,7 @@ from qcompile.bench.html.charts.sheet import Plan, Sheet, Style, elided
 from qcompile.bench.results import AGAIN, OURS, Report, Run, Time
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
 NAME, TITLE = "speed", "Time of a call"
@@ -67,7 +68,7 @@ def _draw(report: Report, runs: Sequence[Run], keys: Sequence[str], style: Style
     narrow = style.form.narrow
     column = 0.0 if narrow else name_column(names, 22)
     across = 1 if narrow or len(runs) == 1 else 2
-    start = column or 0.6
+    start = column or 0.9
     width = (style.form.width - start - 0.5 - (across - 1) * 2.5) / across
     height = Rows(names, 0, 0, 1, column).height + HEAD + FOOT
     sheet = Sheet(style, height * math.ceil(len(runs) / across))
@@ -88,11 +89,13 @@ def _panel(
     found = {key: s for key in keys if (s := _seconds(_time(run, key)))}
     log = max(found.values()) / min(found.values()) > _LOG
     unit, name = words.time_unit([max(found.values())])
-    low = 10 ** math.floor(math.log10(min(found.values()) / unit) - 0.2) if log else 0.0
+    low = 10 ** (math.floor(math.log10(min(found.values()) / unit)) - 0.3) if log else 0.0
     texts = {key: _value(run, key, seconds) for key, seconds in found.items()}
     ends = [_quartiles(run, key)[1] / unit for key in found]
     high = reach(ends, [t for t, _ in texts.values()], rows.width, low if log else None)
-    rows.scale(sheet, axes, low, high, f"time of a call, {name}", log=log)
+    rows.scale(sheet, axes, low, high, "time of a call" + ("" if log else f", {name}"), log=log)
+    if log:
+        axes.xaxis.set_major_formatter(lambda value, _: words.tick_seconds(value * unit))
     if run.noise and OURS in found:
         middle = found[OURS] / unit
         limits = middle * (1 - run.noise.share), middle * (1 + run.noise.share)
@@ -105,12 +108,13 @@ def _panel(
             text, colour = texts[key]
             beside = _quartiles(run, key)[1] / unit
             weight = "bold" if key == OURS or colour == "bad" else "normal"
-            sheet.beside(axes, (beside, at), text, colour=colour, fontweight=weight)
+            far = (0.75 if log else 0.45, 0.0)
+            sheet.beside(axes, (beside, at), text, colour=colour, fontweight=weight, xytext=far)
         else:
             reason = _reason(report, run, key)
             shown = elided(reason, rows.width / 0.9 - 1)
-            text = sheet.beside(axes, (low, at), shown, colour="muted", fontstyle="italic")
-            sheet.hover(text, f"{engine_name(report, key)}: {reason}")
+            said = sheet.beside(axes, (low, at), shown, colour="muted", fontstyle="italic")
+            sheet.hover(said, f"{engine_name(report, key)}: {reason}")
 
 
 def _bar(
@@ -126,6 +130,7 @@ def _bar(
     time = _time(run, key)
     median, (first, third) = (_seconds(time) or 0.0) / unit, _quartiles(run, key)
     colour = sheet.colour("series-1" if key == OURS else "series-8")
+    mark: Artist
     if log:  # no bar: there is no zero that its length could count from
         axes.plot([low, median], [at, at], color=sheet.colour("grid"), linewidth=1.2)
         [mark] = axes.plot([median], [at], "o", color=colour, markersize=sheet.points(0.7))
@@ -194,28 +199,39 @@ def _reason(report: Report, run: Run, key: str) -> str:
 
 def _caption(report: Report, runs: Sequence[Run]) -> str:
     run = runs[0]
-    parts = []
+    said = []
     ratios = {k: r for k in _ordered(report, runs)[1:] if (r := _ratio(run, k)) is not None}
     ours = _seconds(_time(run, OURS))
     if ours is not None:
-        parts.append(f"qcompile takes {words.seconds(ours)} a call at {condition(run)}")
+        said.append(f"qcompile takes {words.seconds(ours)} a call at {condition(run)}")
     if ratios:
         nearest = min(ratios, key=lambda key: ratios[key])
-        parts.append(
-            f"that is {words.digits(ratios[nearest])} times as fast as "
-            f"{engine_name(report, nearest)}, the fastest of the others"
+        name, ratio = engine_name(report, nearest), ratios[nearest]
+        said.append(
+            f"the fastest of the others, {name}, takes {words.digits(ratio)} times as long"
+            if ratio >= 1
+            else f"the fastest, {name}, takes {words.share(ratio)} of that"
         )
-    lost = [
-        f"{engine_name(report, key)} at {condition(r)} ({words.times(ratio)})"
-        for r in runs
-        for key in _ordered(report, runs)[1:]
-        if (ratio := _ratio(r, key)) is not None and ratio < 1 and not _within_noise(r, ratio)
-    ]
+    lost = _lost(report, runs)
     if lost:
         more = f" and {len(lost) - 4} more" if len(lost) > 4 else ""
-        parts.append(f"it is slower than {', '.join(lost[:4])}{more}")
-    parts.append(
+        said.append(f"qcompile is slower than {', '.join(lost[:4])}{more}")
+    said.append(
         "a number with × says how many times as fast qcompile is; bars are medians, whiskers "
         "quartiles, the band around qcompile's time is noise"
     )
-    return " ".join(map(words.sentence, parts))
+    return " ".join(map(words.sentence, said))
+
+
+def _lost(report: Report, runs: Sequence[Run]) -> list[str]:
+    """The engines that are faster somewhere, by more than noise, and where most."""
+    found = []
+    for key in _ordered(report, runs)[1:]:
+        ratios = [(ratio, run) for run in runs if (ratio := _ratio(run, key)) is not None]
+        behind = [
+            (ratio, run) for ratio, run in ratios if ratio < 1 and not _within_noise(run, ratio)
+        ]
+        if behind:
+            ratio, run = min(behind, key=lambda entry: entry[0])
+            found.append(f"{engine_name(report, key)} ({words.times(ratio)} at {condition(run)})")
+    return found

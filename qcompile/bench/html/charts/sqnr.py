@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from qcompile.bench.html.charts import words
 from qcompile.bench.html.charts.rows import FOOT, Rows, name_column, reach
 from qcompile.bench.html.charts.sheet import Plan, Sheet, Style
 from qcompile.bench.results import Layer, Report
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 NAME, TITLE = "sqnr", "Signal to quantization noise by layer"
-# Noise power over signal power in words.
-_GUIDES = {0: "noise as strong as signal", 10: "10 %", 20: "1 %", 30: "0.1 %", 40: "0.01 %"}
-_NARROW = {10: "10 %", 20: "1 %", 30: "0.1 %", 40: "0.01 %"}
+# Decibels, and noise power over signal power.
+_GUIDES = {0: "100 %", 10: "10 %", 20: "1 %", 30: "0.1 %", 40: "0.01 %", 50: "0.001 %"}
+_LITTLE = 10.0  # decibels from which down a bar is shown as a loss
 
 
 def plan(report: Report) -> Plan | str:
@@ -26,38 +30,40 @@ def plan(report: Report) -> Plan | str:
 
 def _draw(layers: Sequence[Layer], style: Style) -> Sheet:
     names = [words.clean(layer.path) for layer in layers]
-    narrow = style.form.narrow
-    column = name_column(names, 11 if narrow else 20)
+    column = name_column(names, 11 if style.form.narrow else 20)
     top = 1.9 if len(names) <= 30 else 3.1
-    rows = Rows(names, column, top, style.form.width - column - 0.6, column)
+    rows = Rows(names, column, top, style.form.width - column - 1.6, column)
     sheet = Sheet(style, rows.top + rows.height + FOOT)
     axes = rows.axes(sheet)
-    values = [layer.sqnr_db for layer in layers if words.finite(layer.sqnr_db)]
     texts = [_value(layer) for layer in layers]
     ends = [layer.sqnr_db if words.finite(layer.sqnr_db) else 0.0 for layer in layers]
-    low = min(0.0, min(values, default=0.0) * 1.15)
-    high = max(reach([max(end, 0.0) for end in ends], texts, rows.width + low), 12.0)
+    low = 1.15 * min(0.0, *ends)
+    high = max(reach([max(end, 0.0) for end in ends], texts, rows.width), 12.0)
     rows.scale(sheet, axes, low, high, "signal power over noise power, dB")
-    width = rows.width / (high - low)
-    for decibels, text in (_NARROW if narrow else _GUIDES).items():
-        if low <= decibels <= high:
-            axes.axvline(
-                decibels, color=sheet.colour("muted"), linewidth=0.7, linestyle=(0, (4, 3))
-            )
-            place = rows.left + (decibels - low) * width
-            align = "left" if decibels == low else "center"
-            sheet.text(place, 0.8, text, colour="muted", ha=align, fontsize=sheet.points(0.85))
-    sheet.text(
-        rows.left - 0.6, 0.8, "noise:", colour="muted", ha="right", fontsize=sheet.points(0.85)
-    )
+    _guides(sheet, axes, rows, low, high)
     for row, layer in enumerate(layers):
-        at = rows.at(row)
-        colour = "series-2" if ends[row] < 10 else "series-1"
-        if ends[row]:
-            bar = axes.barh(at, ends[row], rows.thick * 0.85, color=sheet.colour(colour)).patches[0]
+        at, end = rows.at(row), ends[row]
+        colour = sheet.colour("series-2" if end < _LITTLE else "series-1")
+        if end:
+            bar = axes.barh(at, end, 0.85 * rows.thick, color=colour).patches[0]
             sheet.hover(bar, f"{names[row]}: {texts[row]}, {words.bits(layer.bits) or layer.kind}")
-        sheet.beside(axes, (max(ends[row], 0.0), at), texts[row])
+        sheet.beside(axes, (max(end, 0.0), at), texts[row])
     return sheet
+
+
+def _guides(sheet: Sheet, axes: Axes, rows: Rows, low: float, high: float) -> None:
+    """Lines for a tenth of noise each, and what they mean, above."""
+    width = rows.width / (high - low)
+    small = sheet.points(0.85)
+    step = 10 if 10 * width >= 4.6 else 20  # so that texts do not meet
+    sheet.text(rows.left - 0.6, 0.8, "noise:", colour="muted", ha="right", fontsize=small)
+    for decibels, text in _GUIDES.items():
+        if decibels > high or decibels % step:
+            continue
+        axes.axvline(decibels, color=sheet.colour("grid"), linewidth=1.4, zorder=0.5)
+        place = rows.left + (decibels - low) * width
+        align = "left" if decibels == low else "center"
+        sheet.text(place, 0.8, text, colour="muted", ha=align, fontsize=small)
 
 
 def _value(layer: Layer) -> str:
@@ -73,12 +79,12 @@ def _caption(report: Report, layers: Sequence[Layer]) -> str:
     if known:
         worst = min(known, key=lambda layer: layer.sqnr_db or 0.0)
         said.append(
-            f"the noisiest is {words.clean(worst.path)} with {_value(worst)}: its noise is "
+            f"the noisiest is {words.path(worst)} with {_value(worst)}: its noise is "
             f"{words.share(10 ** (-(worst.sqnr_db or 0.0) / 10))} of the signal's power"
         )
-    bad = sum((layer.sqnr_db or 0.0) < 10 for layer in known)
+    bad = sum((layer.sqnr_db or 0.0) < _LITTLE for layer in known)
     if bad:
-        said.append(f"{bad} of {words.plural(len(known), 'layer')} are below 10 dB")
+        said.append(f"{bad} of {words.plural(len(known), 'layer')} are below {_LITTLE:g} dB")
     said.append(
         "each layer's output alone, quantized beside float, given the same input; at 20 dB noise is "
         "1 % of the power, and 10 dB more is a tenth of it"

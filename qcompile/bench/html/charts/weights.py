@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from qcompile.bench.html.charts import words
-from qcompile.bench.html.charts.rows import FOOT, Rows, name_column, reach
-from qcompile.bench.html.charts.sheet import Plan, Sheet, Style
+from qcompile.bench.html.charts.rows import FOOT, Rows, name_column
+from qcompile.bench.html.charts.sheet import Plan, Sheet, Style, measure
 from qcompile.bench.results import Layer, Report
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
 
 NAME, TITLE = "weights", "Memory of weights"
 _LOG = 50.0  # ratio of sizes from which a linear scale hides the small ones
 _ALL = "all layers"
+_UNITS = ((40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB"))
+# Colour, marker, its size in ems, and what it is.
+_MARKS = (("series-8", "o", 0.72, "before"), ("series-1", "D", 0.6, "after"))
 
 
 def plan(report: Report) -> Plan | str:
@@ -29,56 +37,71 @@ def _totals(layers: Sequence[Layer]) -> tuple[int, int]:
 
 
 def _draw(layers: Sequence[Layer], style: Style) -> Sheet:
-    from matplotlib.ticker import FuncFormatter, LogLocator
-
     pairs = [_totals(layers)] + [(w.weights_before, w.weights_after) for w in layers]
     names = [_ALL, *(words.clean(layer.path) for layer in layers)]
-    column = 0.0 if style.form.narrow else name_column(names, 20)
-    start = column or 1.9
-    above = 1.2 if len(names) > 30 else 0.0
-    rows = Rows(names, start, 1.6 + above, style.form.width - start - 0.6, column)
+    texts = [_value(*pair) for pair in pairs]
+    narrow = style.form.narrow
+    column = 0.0 if narrow else name_column(names, 20)
+    start, values = column or 1.9, max(map(measure, texts)) + 1.0
+    top = 1.8 + (1.6 if len(names) > 30 else 0.0)
+    # Values stand in a column of their own, or behind the names.
+    width = style.form.width - start - (1.9 if narrow else values + 0.8)
+    rows = Rows(names, start, top, width, column, values if narrow else 0.0)
     sheet = Sheet(style, rows.top + rows.height + FOOT)
     sheet.legend(start, 0.8, [("series-8", "before: float"), ("series-1", "after: packed")], 99)
     axes = rows.axes(sheet, bold=(0,))
-    sizes = [size for pair in pairs for size in pair if size > 0]
-    log = max(sizes) / min(sizes) > _LOG
-    unit, name = (1.0, "bytes") if log else _unit(max(sizes))
-    low = float(2 ** math.floor(math.log2(min(sizes)) - 0.5)) if log else 0.0
-    texts = [_value(*pair) for pair in pairs]
-    ends = [max(max(pair) / unit, low) for pair in pairs]
-    high = reach(ends, texts, rows.width, low if log else None)
-    rows.scale(sheet, axes, low, high, f"weights, {name}", log=log)
-    if log:
-        octaves = math.ceil(math.log2(high / low) / (rows.width / 6))
-        axes.xaxis.set_major_locator(LogLocator(2.0**octaves))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: words.size(value)))
+    unit, low = _scale(sheet, axes, rows, [size for pair in pairs for size in pair if size > 0])
     for row, (before, after) in enumerate(pairs):
-        at, ends_ = rows.at(row), [max(size / unit, low) for size in (before, after)]
-        axes.plot(ends_, [at, at], color=sheet.colour("grid"), linewidth=sheet.points(0.28))
-        for value, size, colour, marker in (
-            (ends_[0], before, "series-8", "o"),
-            (ends_[1], after, "series-1", "D"),
+        ends = [max(size / unit, low) for size in (before, after)]
+        axes.plot(
+            ends, [rows.at(row)] * 2, color=sheet.colour("grid"), linewidth=sheet.points(0.28)
+        )
+        for value, size, (colour, marker, large, when) in zip(
+            ends, (before, after), _MARKS, strict=True
         ):
-            [dot] = axes.plot(
-                [value],
-                [at],
-                marker,
-                color=sheet.colour(colour),
-                markersize=sheet.points(0.72 if marker == "o" else 0.6),
-                clip_on=False,
-            )
-            when = "before" if marker == "o" else "after"
+            dot = _dot(sheet, axes, (value, rows.at(row)), (colour, marker, large))
             sheet.hover(dot, f"{names[row]}, {when}: {size:,} bytes")
-        weight = "bold" if row == 0 else "normal"
-        colour = "bad" if after > before else "ink"
-        place = (max(ends_), at)
-        sheet.beside(axes, place, texts[row], colour=colour, fontweight=weight, xytext=(0.75, 0))
+        rows.value(
+            sheet,
+            row,
+            texts[row],
+            colour="bad" if after > before else "ink",
+            fontweight="bold" if row == 0 else "normal",
+        )
     return sheet
 
 
+def _dot(sheet: Sheet, axes: Axes, at: tuple[float, float], how: tuple[str, str, float]) -> Line2D:
+    colour, marker, large = how
+    [dot] = axes.plot(
+        [at[0]],
+        [at[1]],
+        marker,
+        color=sheet.colour(colour),
+        markersize=sheet.points(large),
+        clip_on=False,
+    )
+    return dot
+
+
+def _scale(sheet: Sheet, axes: Axes, rows: Rows, sizes: Sequence[int]) -> tuple[float, float]:
+    """Linear or logarithmic, as the sizes ask for; gives the unit and where it begins."""
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
+    if max(sizes) / min(sizes) <= _LOG:
+        unit, name = _unit(max(sizes))
+        rows.scale(sheet, axes, 0.0, 1.06 * max(sizes) / unit, f"weights, {name}")
+        return unit, 0.0
+    low, high = 2.0 ** math.floor(math.log2(min(sizes)) - 0.5), 1.5 * max(sizes)
+    rows.scale(sheet, axes, low, high, "weights", log=True)
+    octaves = math.ceil(math.log2(high / low) / (rows.width / 6))
+    axes.xaxis.set_major_locator(LogLocator(2.0**octaves))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: words.tick_size(value)))
+    return 1.0, low
+
+
 def _unit(largest: int) -> tuple[float, str]:
-    unit = words.size(largest).partition(" ")[2]
-    return {"B": 1.0, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30}[unit], unit
+    return next(((2.0**bits, unit) for bits, unit in _UNITS if largest >> bits), (1.0, "bytes"))
 
 
 def _value(before: int, after: int) -> str:
@@ -95,7 +118,7 @@ def _caption(layers: Sequence[Layer]) -> str:
         top = max(layers, key=lambda layer: layer.weights_after)
         part = words.share(top.weights_after / after)
         bits = words.bits(top.bits)
-        said[0] += f"; {part} of these are in {words.clean(top.path)}"
+        said[0] += f"; {part} of these are in {words.path(top)}"
         said[0] += f" ({bits})" if bits else ""
     larger = [layer for layer in layers if layer.weights_after > layer.weights_before]
     if larger:

@@ -61,11 +61,11 @@ def _draw(known: Sequence[Width], points: Sequence[Width], accurate: bool, style
     narrow = style.form.narrow
     values = [v for v in (_seconds, _size) if any(v(w) for w in points)]
     across = 1 if narrow else len(values)
-    left, gap = 3.2, 2.5
+    left, gap = 3.9, 2.5
     width = (style.form.width - left - 1.2 - gap * (across - 1)) / across
     height = 17.0 if narrow else 20.0
-    block = height + 4.4
-    sheet = Sheet(style, 3.2 + block * (len(values) // across))
+    block = height + 5.2
+    sheet = Sheet(style, 1.2 + block * (len(values) // across))
     _legend(sheet, points, 0.6)
     for number, value in enumerate(values):
         place = left + (number % across) * (width + gap)
@@ -116,14 +116,14 @@ def _panel(
     for (x, y), (right, top) in itertools.pairwise(ends):
         labels.reserve((x, y), (right, y))
         labels.reserve((right, y), (right, top))
+    for width in known:  # of which only the horizontal place is known, as of the exact one
+        at = value(width)
+        if width not in placed and at is not None and min(width.bits) >= words.FLOAT_BITS:
+            _reference(sheet, axes, labels, width, at / unit)
     for width, place in places.items():
         _mark(sheet, axes, width, place, _marker(points, width), accurate)
     for width, place in places.items():
         labels.add(place, elided(width.name, 12))
-    for width in known:  # of which only the horizontal place is known, as of the exact one
-        x = value(width)
-        if width not in placed and x is not None and min(width.bits) >= words.FLOAT_BITS:
-            _reference(sheet, axes, width, x / unit)
 
 
 def _marker(points: Sequence[Width], width: Width) -> tuple[str, str]:
@@ -162,13 +162,17 @@ def _mark(
     sheet.hover(mark, f"{width.name}: {', '.join(filter(None, facts))}")
 
 
-def _reference(sheet: Sheet, axes: Axes, width: Width, x: float) -> None:
+def _reference(sheet: Sheet, axes: Axes, labels: Labels, width: Width, x: float) -> None:
     line = axes.axvline(x, color=sheet.colour("muted"), linewidth=0.9, linestyle=(0, (3, 3)))
     sheet.hover(line, f"{width.name}: exact")
-    high = axes.get_ylim()[1]
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    labels.reserve((x, low), (x, high))
     text = f"{elided(width.name, 14)} (exact)"
-    sheet.beside(
-        axes, (x, high), text, colour="muted", ha="right", xytext=(-0.3, -0.7), va="center"
+    ahead = labels.share(x) < 0.5  # of the line, where there is more room
+    align, far = ("left", 0.3) if ahead else ("right", -0.3)
+    sheet.beside(axes, (x, high), text, colour="muted", ha=align, xytext=(far, -0.7))
+    labels.reserve(
+        (x if ahead else left, high), (right if ahead else x, high), above=0.0, below=1.3
     )
 
 

@@ -8,10 +8,31 @@ from collections.abc import Iterable, Sequence
 from typing import TypeGuard
 
 from qcompile.bench.results import Layer, Report
+from qcompile.bench.words import digits, plural, seconds, size
+
+__all__ = [
+    "bits",
+    "clean",
+    "digits",
+    "finite",
+    "named",
+    "path",
+    "plural",
+    "rate",
+    "seconds",
+    "sentence",
+    "share",
+    "size",
+    "tick_seconds",
+    "tick_size",
+    "time_unit",
+    "times",
+    "why",
+]
 
 _SECONDS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 _RATES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
-_SIZES = ((2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB"), (1.0, "B"))
+_SIZES = ((2.0**40, "TiB"), (2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB"), (1.0, "B"))
 FLOAT_BITS = 32
 
 
@@ -26,17 +47,6 @@ def clean(text: str) -> str:
     return "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cn") else c for c in text)
 
 
-def digits(value: float, count: int = 3) -> str:
-    """A number with so many significant digits, never with an exponent: "0.67", "40.8", "1230"."""
-    if value == 0 or not math.isfinite(value):
-        return "0" if value == 0 else str(value)
-    places = count - 1 - math.floor(math.log10(abs(value)))
-    rounded = round(value, places)
-    # What rounds up to the next power of ten has one digit less after the point.
-    places = count - 1 - math.floor(math.log10(abs(rounded)))
-    return f"{rounded:.{max(places, 0)}f}"
-
-
 def _scaled(value: float, steps: Sequence[tuple[float, str]]) -> tuple[float, str]:
     return next(((step, unit) for step, unit in steps if abs(value) >= step), steps[-1])
 
@@ -46,45 +56,40 @@ def time_unit(values: Iterable[float]) -> tuple[float, str]:
     return _scaled(max((v for v in values if math.isfinite(v)), default=0.0) or 1.0, _SECONDS)
 
 
-def seconds(value: float | None) -> str:
-    """A time: "12.3 µs"."""
-    if not finite(value):
-        return "not known"
-    step, unit = _scaled(value, _SECONDS) if value else _SECONDS[-1]
-    return f"{digits(value / step)} {unit}"
-
-
 def rate(value: float, unit: str) -> str:
     """So many of something in a second, or at once: "1.2 TMAC/s"."""
     step, prefix = _scaled(value, _RATES)
-    return f"{digits(value / step, 2)} {prefix}{unit}"
-
-
-def size(value: float) -> str:
-    """Bytes, as `program_summary.readable`, with three digits: "35.2 KiB"."""
-    step, unit = _scaled(value, _SIZES)
     return (
-        f"{value / step:.3g} {unit}"
-        if step > 1 and value < 1000 * step
-        else f"{value / step:.0f} {unit}"
+        f"{value / step:.2g} {prefix}{unit}"
+        if value < 99.5 * step
+        else f"{value / step:.0f} {prefix}{unit}"
     )
 
 
 def share(value: float) -> str:
-    """A part of one: "40 %", "0.4 %"."""
+    """A part of one: "40 %", "0.4 %", "<0.1 %"."""
     if not math.isfinite(value):
         return "not known"
-    return f"{100 * value:.0f} %" if abs(value) >= 0.0095 or value == 0 else f"{100 * value:.1f} %"
+    if 0 < value < 0.0005:
+        return "<0.1 %"
+    return f"{100 * value:.0f} %" if value >= 0.0095 or value == 0 else f"{100 * value:.1f} %"
+
+
+def tick_seconds(value: float) -> str:
+    """A time on a scale, whose numbers are round: "10 µs"."""
+    step, unit = _scaled(value * 1.0001, _SECONDS)
+    return f"{value / step:.3g} {unit}"
+
+
+def tick_size(value: float) -> str:
+    """Bytes on a scale, whose numbers are round: "64 KiB"."""
+    step, unit = _scaled(value, _SIZES)
+    return f"{value / step:.3g} {unit}"
 
 
 def times(ratio: float) -> str:
     """A ratio: "40.8×"."""
     return f"{digits(ratio)}×"
-
-
-def plural(count: int, noun: str) -> str:
-    """A count of things: "1 thread", "2 threads"."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def sentence(text: str) -> str:
@@ -101,9 +106,17 @@ def why(report: Report, part: str, otherwise: str) -> str:
     return sentence((report.absent or {}).get(part) or otherwise)
 
 
+def path(layer: Layer) -> str:
+    """Of a layer, for a sentence: letters that run from right to left leave its order alone."""
+    text = clean(layer.path)
+    if any(unicodedata.bidirectional(letter) in ("R", "AL", "AN") for letter in text):
+        return f"\N{FIRST STRONG ISOLATE}{text}\N{POP DIRECTIONAL ISOLATE}"
+    return text
+
+
 def named(layers: Iterable[Layer], most: int = 3) -> str:
     """Paths of some layers, the first few: "conv1, conv2 and 4 more"."""
-    paths = [clean(layer.path) for layer in layers]
+    paths = [path(layer) for layer in layers]
     more = len(paths) - most
     if more > 0:
         return f"{', '.join(paths[:most])} and {more} more"
