@@ -26,12 +26,9 @@ from qcompile.bench.words import size
 from qcompile.ir.graph import TensorSpec, module_of, shapes_only
 
 TITLE = "as it was written"
-# Modules, functions and methods that compute nothing.
-_MOVES = frozenset(
-    ("cat", "chunk", "concat", "contiguous", "expand", "flatten", "Flatten", "getitem", "pad")
-    + ("permute", "PixelShuffle", "pixel_shuffle", "repeat", "reshape", "split", "squeeze", "stack")
-    + ("t", "transpose", "unbind", "unflatten", "Unflatten", "unsqueeze", "view")
-)
+# Modules, functions and methods that compute nothing: they name sizes anew, or put values elsewhere.
+_VIEWS = {"flatten", "Flatten", "reshape", "squeeze", "unflatten", "Unflatten", "unsqueeze", "view"}
+_COPIES = {"cat", "chunk", "concat", "contiguous", "pad", "permute", "split", "stack", "transpose"}
 
 
 def before(traced: GraphModule, known: Known, owners: Owners) -> Graph:
@@ -121,7 +118,7 @@ def _operation(gm: GraphModule, node: FxNode, macs: int, known: Known, owners: O
         node.name,
         label,
         layer,
-        "move" if label in _MOVES else "float",
+        "move" if label in _VIEWS | _COPIES else "float",
         tuple(_facts(gm, node, macs, known, owners)),
         share=known.share(layer, after=False),
     )
