@@ -8,6 +8,7 @@ of this thread, as in `qcompile.profiling`, whose numbers stand beside these.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -140,7 +141,8 @@ def owners(
     """The layer that each operation of the float network belongs to, as kernels group them.
 
     That is the operation's own layer, where kernels bear its name; the one whose kernel computes what
-    became of it; or else the one whose result it reads, and only then the one that reads its result.
+    became of it; or else the one whose result it reads, and only then the one that reads its result. Of a
+    module that is called twice, a call counts for its neighbour in front.
 
     Args:
         graph: the float network's.
@@ -153,16 +155,18 @@ def owners(
     found: dict[Node, str] = {}
     within = _kernels_of(lowered, kernels)
     operations = [node for node in graph.nodes if node.op.startswith("call_")]
+    calls = Counter(map(_layer_of, operations))
     for node in operations:
-        own = str(node.meta.get("layer") or node.name)
+        own = _layer_of(node)
         sources = [found[value] for value in node.all_input_nodes if found.get(value)]
         computed = within.get(own, ())
+        near = next((one for one in sources if one in computed), "")
         if own in layers:
             found[node] = own
-        elif computed:
-            found[node] = next((one for one in sources if one in computed), computed[0])
+        elif near or not computed or calls[own] > 1:
+            found[node] = near or next(iter(sources), "")
         else:
-            found[node] = sources[0] if sources else ""
+            found[node] = computed[0]
     for node in reversed(operations):
         if not found[node]:
             found[node] = next((found[user] for user in node.users if found.get(user)), "")
@@ -171,9 +175,13 @@ def owners(
 
 def _kernels_of(lowered: Graph, kernels: Sequence[KernelInfo]) -> dict[str, list[str]]:
     """The layers whose kernels compute operations, by those operations' layers."""
-    layer_of = {node.name: str(node.meta.get("layer") or node.name) for node in lowered.nodes}
+    layer_of = {node.name: _layer_of(node) for node in lowered.nodes}
     found: dict[str, list[str]] = {}
     for kernel in kernels:
         for name in kernel.nodes:
             found.setdefault(layer_of.get(name, name), []).append(kernel.layer)
     return found
+
+
+def _layer_of(node: Node) -> str:
+    return str(node.meta.get("layer") or node.name)

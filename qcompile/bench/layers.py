@@ -24,7 +24,7 @@ from qcompile.rivals.pytorch import channels_last, laid_out
 
 CALL = "(call)"  # path of the last row: what a call takes beside its layers
 SECONDS = 2.0
-_NEAR = 0.1  # share of a call by which the sum of its parts may differ
+_NEAR = 0.1  # share of a call by which its parts may be more than the whole
 _ZERO = Parts()
 
 
@@ -77,7 +77,8 @@ def _compiled(
         parts = share if kernel.macs else _whole(kernel, kernels)
         spent[kernel.layer] = plus(spent.get(kernel.layer, _ZERO), times(parts, taken))
     inside = sum(seconds_of[: len(kernels)])
-    notes = [_adds_up("the program's kernels", inside, profile.call.median, profile.rounds)]
+    what = "the program's kernels and calling them"
+    notes = [_adds_up(what, profile.explained, profile.call.median, profile.rounds)]
     if phases is None:
         notes.append("packing and epilogues inside of kernels of products count as products")
     found = [replace(row, after=spent.get(row.path)) for row in _rows(program)]
@@ -137,8 +138,8 @@ def _whole(kernel: KernelInfo, kernels: Sequence[KernelInfo]) -> Parts:
 def _adds_up(what: str, parts: float, whole: float, rounds: int) -> str:
     """How near the parts of a call come to it."""
     share = parts / whole if whole else math.nan
-    near = "" if abs(share - 1) <= _NEAR or whole > parts else ", so that the parts are not exact"
-    return f"{what} add up to {share:.0%} of a call (medians of {rounds:,} rounds){near}"
+    off = "; measure longer, or when nothing else runs" if share > 1 + _NEAR else ""
+    return f"{what} add up to {share:.0%} of a call (medians of {rounds:,} rounds){off}"
 
 
 # --- what is known with the model ----------------------------------------------------------------
@@ -155,7 +156,7 @@ def _with_model(
     network = channels_last(made.file.model)
     traced = api.traced(network, made.file.example_inputs)
     before, how = _before(found, network, traced, made, program, laid_out(sample), seconds)
-    traffic = moved(made.lowered, program)
+    traffic = moved(made, program.variant.arch)
     seen = observe(made.prepared, made.calibration)
     lines = lines_of(made.lowered) | lines_of(traced)
     kinds = {str(node.meta["layer"]): _class(traced, node) for node in traced.graph.nodes}

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from qcompile.bench.built import Built, Made
+from qcompile.bench.built import Built
 from qcompile.bench.layers import layers
 from qcompile.bench.phases import phases
 from qcompile.bench.results import Graph, Layer, Parts, Roof, Width
 from qcompile.bench.roofs import roofs
-from qcompile.codegen.machine import machine_of
-from qcompile.errors import QCompileError
-from qcompile.ir.target import Target
+from qcompile.bench.traffic import running
 from qcompile.steps import Steps
 
 PARTS = ("layers", "roofs", "widths", "graphs")
@@ -51,16 +49,3 @@ def _phases(built: Built) -> tuple[Parts, ...] | None:
         return None
     inputs = [x[:1] for x in made.calibration[0]]
     return phases(made.lowered, running(made, built.program.variant.arch), made.choose, inputs)
-
-
-def running(made: Made, arch: str) -> Target:
-    """Of all that was compiled for, the processor whose code runs.
-
-    Raises:
-        QCompileError: it is none of them.
-    """
-    for target in made.targets:
-        for variant in target.variants():
-            if machine_of(variant).arch == arch:
-                return variant
-    raise QCompileError(f"nothing was compiled for {arch}")

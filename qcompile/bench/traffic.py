@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
-from torch.fx import GraphModule
-
+from qcompile.bench.built import Made
 from qcompile.codegen.built import KernelInfo
-from qcompile.codegen.costs.choose import KernelChooser
 from qcompile.codegen.costs.survey import survey
 from qcompile.codegen.layout import layout_of
 from qcompile.codegen.machine import machine_of
+from qcompile.errors import QCompileError
 from qcompile.ir.target import Target
-from qcompile.program import Program
 
 
-def moved(lowered: GraphModule, program: Program) -> dict[str, int]:
+def moved(made: Made, arch: str) -> dict[str, int]:
     """By layer: values as they lie in memory, each read and written once, and weights.
 
     What a kernel reads beside that, thresholds for instance, is small, and left out.
 
     Args:
-        lowered: what the program was compiled from.
+        arch: of the variant that is asked about.
 
     Raises:
-        QCompileError: as of `survey`.
+        QCompileError: there is none of that name; or as of `survey`.
     """
-    taken = {kernel.layer: kernel.kind for kernel in program.variant.kernels if kernel.macs}
-    found: dict[str, int] = {}
+    lowered = made.lowered
     sizes = {
         node.name: layout_of(node).bytes
         for node in lowered.graph.nodes
         if node.op in ("placeholder", "call_function")
     }
-    for expected in survey(lowered, processor(program), KernelChooser(taken)).kernels:
+    found: dict[str, int] = {}
+    for expected in survey(lowered, running(made, arch), made.choose).kernels:
         kernel = expected.kernel
         found[kernel.layer] = found.get(kernel.layer, 0) + _bytes(kernel, sizes)
     return found
@@ -43,8 +41,14 @@ def _bytes(kernel: KernelInfo, sizes: dict[str, int]) -> int:
     return read + written + (kernel.weights.form.nbytes if kernel.weights is not None else 0)
 
 
-def processor(program: Program) -> Target:
-    """The processor that the variant was compiled for that runs here."""
-    every = Target.parse_all(program.info.target)
-    variants = [one for target in every for one in target.variants() if not one.is_gpu]
-    return next(one for one in variants if machine_of(one).arch == program.variant.arch)
+def running(made: Made, arch: str) -> Target:
+    """Of all that was compiled for, the processor whose code runs.
+
+    Raises:
+        QCompileError: it is none of them.
+    """
+    for target in made.targets:
+        for variant in target.variants():
+            if machine_of(variant).arch == arch:
+                return variant
+    raise QCompileError(f"nothing was compiled for {arch}")

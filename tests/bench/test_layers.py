@@ -1,0 +1,318 @@
+"""Layers of a report: whose time is whose, what reaches them, what they move, weigh and lose."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from small_built import Residual, batches, built
+from torch import Tensor, nn
+from torch.fx import symbolic_trace
+
+from qcompile import api
+from qcompile.bench import before, ranges
+from qcompile.bench import layers as layers_module
+from qcompile.bench.built import Built, Made
+from qcompile.bench.layers import CALL, layers, plus, times
+from qcompile.bench.results import Layer, Parts, Range
+from qcompile.bench.traffic import moved, running
+from qcompile.errors import QCompileError
+from qcompile.quant.activations import DynamicActivation, PactActivation, UnitActivation
+from qcompile.quant.recipe import Recipe
+from qcompile.quant.training import quant_layers
+from qcompile.sensitivity_noise import Noise
+
+
+@pytest.fixture(scope="module")
+def net() -> Built:
+    return built(Recipe(1, mode="static"))
+
+
+@pytest.fixture(scope="module")
+def made(net: Built) -> Made:
+    assert net.made is not None
+    return net.made
+
+
+@pytest.fixture(scope="module")
+def found(net: Built) -> dict[str, Layer]:
+    return {layer.path: layer for layer in layers(net, seconds=0.02)}
+
+
+# --- rows ----------------------------------------------------------------------------------------
+
+
+def test_layers_are_in_the_order_in_which_they_run(found: dict[str, Layer]) -> None:
+    assert list(found) == ["stem", "body", "mean", "head", CALL]
+    kinds = [layer.kind for layer in found.values()]
+    assert kinds == ["Conv2d", "Conv2d", "AdaptiveAvgPool2d", "Linear", ""]
+    assert [layer.bits for layer in found.values()] == [(8, 8), (1, 1), None, (8, 8), None]
+    assert all(layer.batch == 1 for layer in found.values())
+
+
+def test_what_is_known_of_a_layer(net: Built, found: dict[str, Layer]) -> None:
+    body = found["body"]
+    [known] = [layer for layer in net.program.info.layers if layer.layer == "body"]
+    assert body.method.startswith("xnor-popcount")
+    assert body.macs == 4 * 4 * 32 * 32 * 9
+    assert (body.weights_before, body.weights_after) == (4 * 32 * 32 * 9, known.bytes_after)
+    assert re.fullmatch(r".*small_built\.py:\d+", body.where)
+    assert body.note.endswith(f"{known.kernel}: {known.why}")
+    assert found["stem"].note == "first layer"
+    assert found["head"].note == "last layer"
+
+
+def test_what_a_layer_moves(net: Built, made: Made, found: dict[str, Layer]) -> None:
+    levels, map_, words = 64, 4 * 4 * 32 * 4, 4 * 4 * 4
+    weights = moved(made, net.program.variant.arch)["stem"] - 5 * levels - map_ - words
+    assert weights >= 288  # and what fills vectors
+    # Signs and the shortcut come in, a map of floats goes out.
+    assert found["body"].moved == words + 2 * map_ + 32 * 32 * 9 // 8
+    assert found["mean"].moved == map_ + 4 * 32 + 32
+
+
+def test_a_variant_that_was_not_compiled(made: Made) -> None:
+    with pytest.raises(QCompileError, match="nothing was compiled for haswell9"):
+        running(made, "haswell9")
+
+
+def test_a_program_alone(net: Built) -> None:
+    found = layers(Built(net.program, "net.qcp"), seconds=0.01)
+    assert [layer.path for layer in found] == ["stem", "body", "mean", "head", CALL]
+    body = found[1]
+    assert (body.before, body.activations, body.sqnr_db, body.moved) == (None, None, None, 0)
+    assert (body.kind, body.bits, body.where) == ("Conv2d", (1, 1), "")
+    assert body.after is not None
+    assert body.after.matmul > 0
+    assert body.weights_after == 32 * 32 * 9 // 8
+
+
+def test_a_layer_that_nobody_needs(net: Built) -> None:
+    kernels = [k for k in net.program.variant.kernels if k.layer != "body"]
+    [known] = [layer for layer in net.program.info.layers if layer.layer == "body"]
+    row = layers_module._row("body", replace(known, kernel="", why="", bytes_after=0), kernels)
+    assert (row.macs, row.method, row.weights_after) == (0, "", 0)
+    assert row.weights_before == 4 * 32 * 32 * 9
+
+
+# --- after ---------------------------------------------------------------------------------------
+
+
+def test_without_phases_products_are_whole(found: dict[str, Layer]) -> None:
+    stem, body, mean, head, call = (layer.after or Parts() for layer in found.values())
+    assert stem.pack > 0  # the input is quantized by a kernel of its own
+    for parts in (stem, body, head):
+        assert parts.matmul > 0
+        assert parts.epilogue == parts.other == 0
+    assert mean.total == mean.epilogue
+    assert call.total == call.other > 0
+    assert "inside of kernels of products count as products" in found[CALL].note
+    assert re.search(r"kernels and calling them add up to \d+% of a call", found[CALL].note)
+
+
+def test_phases_share_a_kernel_out(net: Built) -> None:
+    shares = [Parts(pack=0.25, matmul=0.5, epilogue=0.25)] * len(net.program.variant.kernels)
+    found = layers(Built(net.program, ""), seconds=0.01, phases=shares)
+    body, mean = (layer.after or Parts() for layer in found[1:3])
+    assert body.pack > 0
+    assert body.pack == pytest.approx(body.epilogue)
+    assert body.matmul == pytest.approx(2 * body.pack)
+    assert mean.total == mean.epilogue
+    assert "inside of" not in found[-1].note
+
+
+def test_phases_of_another_program_are_refused(net: Built) -> None:
+    with pytest.raises(ValueError, match="zip"):
+        layers(Built(net.program, ""), seconds=0.01, phases=[Parts(matmul=1.0)])
+
+
+def test_arithmetic_of_parts() -> None:
+    assert plus(Parts(1, 2, 3, 4), Parts(1, 1, 1, 1)) == Parts(2, 3, 4, 5)
+    assert times(Parts(1, 2, 3, 4), 2.0) == Parts(2, 4, 6, 8)
+
+
+# --- before --------------------------------------------------------------------------------------
+
+
+def test_the_float_network_is_told_by_the_same_layers(found: dict[str, Layer]) -> None:
+    stem, body, mean, head, _ = (layer.before or Parts() for layer in found.values())
+    for parts in (stem, body):
+        assert min(parts.matmul, parts.epilogue) > 0
+        assert parts.pack == parts.other == 0
+    assert mean.total == mean.epilogue
+    assert head.total == head.matmul
+    assert re.search(r"PyTorch's operations add up to \d+% of a call", found[CALL].note)
+
+
+def test_operations_belong_to_the_layer_whose_kernel_computes_them(net: Built, made: Made) -> None:
+    traced = api.traced(made.file.model, made.file.example_inputs)
+    kernels = net.program.variant.kernels
+    of = before.owners(
+        traced.graph, made.lowered.graph, kernels, {"stem", "body", "mean", "head", CALL}
+    )
+    assert {node.name: layer for node, layer in of.items()} == {
+        **dict.fromkeys(("stem", "norm", "relu", "pool"), "stem"),
+        # The sum and its ReLU are computed with the convolution.
+        **dict.fromkeys(("body", "norm2", "add", "relu_1", "drop"), "body"),
+        **dict.fromkeys(("mean", "flatten"), "mean"),
+        "head": "head",
+    }
+
+
+def test_what_precedes_all_layers_belongs_to_its_reader() -> None:
+    class Shifted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(2, 2)
+
+        def forward(self, x: Tensor, unused: Tensor) -> tuple[Tensor, Tensor]:
+            return self.fc((x - 1).abs()), unused * 2
+
+    traced = symbolic_trace(Shifted())
+    for node in traced.graph.nodes:
+        node.meta["layer"] = str(node.target) if node.op == "call_module" else node.name
+    of = before.owners(traced.graph, symbolic_trace(nn.Identity()).graph, (), {"fc"})
+    names = {node.name: layer for node, layer in of.items()}
+    assert names == {"sub": "fc", "abs_1": "fc", "fc": "fc", "mul": ""}
+
+
+class _Clock:
+    """Goes on by one at each look, and by as much as networks say that they take."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 1.0
+        return self.now
+
+
+class _Takes(nn.Module):
+    def __init__(self, clock: _Clock, seconds: float) -> None:
+        super().__init__()
+        self.clock, self.seconds = clock, seconds
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.clock.now += self.seconds
+        return x + 1
+
+
+def test_looking_at_the_clock_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = _Clock()
+    monkeypatch.setattr(time, "thread_time", clock)
+    network = nn.Sequential(_Takes(clock, 5.0), _Takes(clock, 7.0), nn.Flatten())
+    leaves = torch.fx.GraphModule(network, _with_leaves(network))
+    threads = torch.get_num_threads()
+    told = before.eager(network, leaves, (torch.zeros(1, 2),), 1e-9)
+    assert [told.nodes[n] for n in leaves.graph.nodes if n in told.nodes] == [5.0, 7.0, 0.0]
+    assert (told.call, told.rounds) == (13.0, 5)
+    assert torch.get_num_threads() == threads
+
+
+def _with_leaves(network: nn.Module) -> torch.fx.Graph:
+    class Tracer(torch.fx.Tracer):
+        def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+            return True
+
+    return Tracer().trace(network)
+
+
+def test_functions_and_methods_are_timed_too() -> None:
+    class Plain(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.add(x.reshape(-1, 4), 1).mul(2)
+
+    traced = symbolic_trace(Plain())
+    told = before.eager(Plain(), traced, (torch.zeros(2, 4),), 1e-9)
+    assert [node.name for node in told.nodes] == ["reshape", "add", "mul"]
+    assert told.call > 0
+
+
+# --- ranges --------------------------------------------------------------------------------------
+
+
+def test_ranges_are_those_of_all_calibration_data(made: Made, found: dict[str, Layer]) -> None:
+    x = torch.cat([batch[0] for batch in batches()])
+    seen = found["stem"].activations
+    assert seen is not None
+    assert (seen.low, seen.high) == (float(x.min()), float(x.max()))
+    low, high = seen.middle
+    assert 0.985 < float(((low < x) & (x < high)).float().mean()) < 0.995
+    quantizer: Any = quant_layers(made.prepared)["stem"].activation
+    p = quantizer.qparams()
+    ends = [float((level - p.zero_point) * p.scale) for level in (0, 255)]
+    assert seen.quantized == pytest.approx(ends)
+    body = found["body"].activations
+    assert body is not None
+    assert body.quantized == (-1.0, 1.0)
+    assert found["mean"].activations is None
+
+
+def test_wide_layers_lose_less_than_narrow_ones(found: dict[str, Layer]) -> None:
+    stem, body, head = (found[path].sqnr_db or 0.0 for path in ("stem", "body", "head"))
+    assert min(stem, head) > 35
+    assert 0 < body < 10
+
+
+def test_a_layer_in_float_is_the_users_own(made: Made) -> None:
+    """Its BatchNorm included; the head reads what the quantizer of no layer changed."""
+    layer, model, x = quant_layers(made.prepared)["stem"], made.file.model, batches()[0][0]
+    assert isinstance(model, Residual)
+    with torch.no_grad():
+        torch.testing.assert_close(ranges.in_float(layer, x), model.norm(model.stem(x)))
+        head, y = quant_layers(made.prepared)["head"], torch.randn(3, 32)
+        torch.testing.assert_close(ranges.in_float(head, y), model.head(y))
+
+
+def test_time_for_ranges_is_limited(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranges, "_AT_ONCE", 4)
+    seen = ranges.observe(made.prepared, made.calibration, 1e-9)
+    assert (seen.samples, seen.of) == (4, 12)
+    assert layers_module._unseen(seen) == [
+        "ranges are those of the first 4 of 12 calibration samples"
+    ]
+    assert layers_module._unseen(replace(seen, samples=12)) == []
+
+
+def test_values_that_are_no_numbers_have_no_range(made: Made) -> None:
+    x = torch.full((2, 1, 8, 8), float("nan"))
+    seen = ranges.observe(made.prepared, [(x,)])
+    assert seen.ranges["stem"] is None
+
+
+def test_nothing_stays_behind_in_the_network(made: Made) -> None:
+    x = made.calibration[0][0]
+    state = {name: value.clone() for name, value in made.prepared.state_dict().items()}
+    ranges.observe(made.prepared, made.calibration)
+    assert not any(m._forward_hooks for m in made.prepared.modules())
+    for name, value in made.prepared.state_dict().items():
+        assert torch.equal(value, state[name]), name
+    assert torch.equal(made.prepared(x), made.converted(x))
+
+
+def test_what_other_quantizers_can_represent() -> None:
+    assert ranges.representable(UnitActivation(2)) == pytest.approx((0.0, 1.0))
+    assert ranges.representable(DynamicActivation(8)) is None
+    pact = PactActivation(4)
+    with torch.no_grad():
+        pact.clip.fill_(3.0)
+    assert ranges.representable(pact) == pytest.approx((0.0, 3.0))
+
+
+@pytest.mark.parametrize(
+    ("signal", "error", "expected"),
+    [(100.0, 1.0, 20.0), (1.0, 0.0, None), (0.0, 1.0, None)],
+)
+def test_decibels(signal: float, error: float, expected: float | None) -> None:
+    assert ranges.decibels(Noise(signal, error)) == expected
+
+
+def test_a_range_is_plain_numbers(found: dict[str, Layer]) -> None:
+    seen = found["stem"].activations
+    assert isinstance(seen, Range)
+    for value in (seen.low, seen.high, *seen.middle, *(seen.quantized or ())):
+        assert type(value) is float
