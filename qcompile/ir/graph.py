@@ -18,9 +18,12 @@ from __future__ import annotations
 import logging
 import operator
 import re
+import sys
+import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -94,8 +97,6 @@ _RAISED_IN_FORWARD = (
 
 
 class _Tracer(Tracer):
-    record_stack_traces = True
-
     def __init__(self, leaf_modules: Collection[type[nn.Module]]) -> None:
         super().__init__()
         self._leaves: tuple[type[nn.Module], ...] = (Leaf, *leaf_modules)
@@ -103,6 +104,22 @@ class _Tracer(Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         ours = isinstance(m, self._leaves) or torch_ao.is_leaf(m)
         return ours or super().is_leaf_module(m, module_qualified_name)
+
+    def create_node(self, *args: Any, **kwargs: Any) -> Node:
+        # Not by record_stack_traces: it reads all of PyTorch's compiler to tell which lines are its own.
+        node = super().create_node(*args, **kwargs)
+        node.stack_trace = node.stack_trace or _users_stack()
+        return node
+
+
+def _users_stack() -> str | None:
+    """Where the user's code is now: its frames from the outermost `forward` on, as in a traceback."""
+    frames = list(traceback.walk_stack(sys._getframe(1)))
+    forwards = [i for i, (frame, _) in enumerate(frames) if frame.f_code.co_name == "forward"]
+    if not forwards:
+        return None
+    users = [f for f in frames[forwards[-1] :: -1] if _is_users(f[0].f_code.co_filename)]
+    return "".join(traceback.StackSummary.extract(iter(users)).format()).strip() or None
 
 
 def trace(
@@ -166,6 +183,7 @@ def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
+@cache
 def _is_users(filename: str) -> bool:
     path = Path(filename).resolve()
     inside = path.is_relative_to(_OURS) and not path.is_relative_to(_OURS / "zoo")
@@ -175,8 +193,6 @@ def _is_users(filename: str) -> bool:
 
 def _user_line(error: BaseException) -> str | None:
     """The innermost frame of a traceback that lies in the user's code, as `file:line (code)`."""
-    import traceback
-
     frames = [f for f in traceback.extract_tb(error.__traceback__) if _is_users(f.filename)]
     if not frames:
         return None
