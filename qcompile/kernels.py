@@ -27,6 +27,7 @@ from qcompile.codegen.costs.choose import (
     layer_of,
     offered,
 )
+from qcompile.codegen.costs.layers import LayerShape
 from qcompile.codegen.costs.words import Comparison, compare, methods_in_bytes, shape_of
 from qcompile.codegen.fusion import form
 from qcompile.codegen.groups import CONTRACTIONS
@@ -146,6 +147,7 @@ class Selection:
     forced: Mapping[str, Wanted] = field(default_factory=dict)
     whys: dict[str, str] = field(default_factory=dict)
     _known: dict[str, str] = field(default_factory=dict)
+    _compared: dict[LayerShape, Comparison | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._machines = tuple(machine_of(one) for one in processors(self.targets))
@@ -168,10 +170,13 @@ class Selection:
         if forced is not None and forced.kernel in SIGN_KERNELS:
             self.whys[layer] = FORCED
             return ""
-        in_bytes = [methods_in_bytes(shape, machine) for machine in self._machines]
-        if forced is not None and any(forced.kernel in methods for methods in in_bytes):
+        if forced is not None and any(
+            forced.kernel in methods_in_bytes(shape, machine) for machine in self._machines
+        ):
             return f"stays in bytes: {forced.kernel} was asked for"
-        found = compare(shape, self._machines)
+        if shape not in self._compared:
+            self._compared[shape] = compare(shape, self._machines)
+        found = self._compared[shape]
         if found is None:
             return ""
         if found.pays:
