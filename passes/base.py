@@ -60,8 +60,11 @@ class Pass(ABC):
     def prepare(self, gm: GraphModule) -> None:  # noqa: B027
         """Look at (and adorn) the whole graph, a copy already, before its nodes are visited."""
 
-    def __call__(self, gm: GraphModule) -> Result:
+    def __call__(self, gm: GraphModule, *, discard: bool = False) -> Result:
         """Rewrite a copy of the graph.
+
+        Args:
+            discard: the argument is of no more use: the result may have its tensors, changed.
 
         Raises:
             QCompileError: the graph is of another stage, or something in it cannot be had.
@@ -70,7 +73,8 @@ class Pass(ABC):
         if stage not in self.stages:
             wanted = " or ".join(s.value for s in self.stages)
             raise QCompileError(f"{self.name} takes a {wanted} graph, not a {stage.value} one")
-        result = Result(copy.deepcopy(gm))
+        tensors = (*gm.parameters(), *gm.buffers()) if discard else ()
+        result = Result(copy.deepcopy(gm, {id(tensor): tensor for tensor in tensors}))
         self.prepare(result.graph)
         for node in list(result.graph.graph.nodes):
             self._visit(result, node)
@@ -128,7 +132,7 @@ def run(passes: Iterable[Pass], gm: GraphModule, after_each: AfterEach | None = 
     """
     total = Result(gm)
     for pass_ in passes:
-        result = pass_(total.graph)
+        result = pass_(total.graph, discard=total.graph is not gm and after_each is None)
         total = Result(
             result.graph,
             [*total.rewrote, *result.rewrote],

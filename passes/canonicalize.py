@@ -48,8 +48,8 @@ class Canonicalize(Pass):
     name: ClassVar[str] = "canonicalize"
     stages: ClassVar[tuple[Stage, ...]] = (Stage.TRACED,)
 
-    def __call__(self, gm: GraphModule) -> Result:
-        result = super().__call__(gm)
+    def __call__(self, gm: GraphModule, *, discard: bool = False) -> Result:
+        result = super().__call__(gm, discard=discard)
         _check_result(result.graph)
         return result
 
