@@ -90,7 +90,7 @@ def widths(
     sample = sample_of(built)
     points = [
         _ours(built, made, width, trains, sample, partial(_quantized, made, steps, epochs, seed))
-        for width in _wanted(made.recipe.body_bits(), bits)
+        for width in _wanted(made.recipe, bits)
     ]
     points += [_float(made, sample), _int8(made, sample, steps)]
     with steps("time the widths"):
@@ -99,9 +99,11 @@ def widths(
     return tuple(_judged(point, made, outputs, steps) for point in timed)
 
 
-def _wanted(own: tuple[int, int], bits: Sequence[int]) -> list[tuple[int, int]]:
-    """The widths, and the program's own, by bits."""
-    return sorted({own, *((b, b) for b in bits)})
+def _wanted(own: Recipe, bits: Sequence[int]) -> list[tuple[int, int]]:
+    """The widths, and the program's own, by bits; where activations are float, they stay that."""
+    floats = own.mode == "weight-only"
+    tried = ((b, FLOAT_BITS if floats else b) for b in bits)
+    return sorted({own.body_bits(), *tried})
 
 
 def _name(bits: tuple[int, int]) -> str:
