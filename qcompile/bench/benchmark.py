@@ -45,8 +45,6 @@ class Asked:
         job: of a model, which is compiled first; None of a program.
         model: of a program, the network that it was made of.
         engines: other than the program.
-        parts: beside times, from `parts.PARTS`.
-        widths: bits that are tried, where "widths" is among the parts.
     """
 
     source: str
@@ -62,8 +60,7 @@ class Asked:
     batches: tuple[int, ...]
     threads: tuple[int, ...]
     settings: Settings
-    parts: tuple[str, ...]
-    widths: tuple[int, ...]
+    parts: parts.Wanted
 
 
 class Noted(Steps):
@@ -96,7 +93,7 @@ def benchmark(asked: Asked, err: Console) -> Report:
     with tempfile.TemporaryDirectory(prefix="qcompile-bench-") as name:
         folder = Path(name)
         known, engines, runs = _timed(asked, built, folder, steps)
-    found = parts.look(built, asked.parts, asked.widths, steps)
+    found = parts.look(built, asked.parts, steps)
     return Report(
         subject=replace(known, accuracy=accuracy),
         machine=replace(machine, load=(load, machine_facts.load())),

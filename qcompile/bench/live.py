@@ -24,6 +24,7 @@ _STYLES = {
     words.ALIKE: "yellow",
     "": "dim",
 }
+_ENGINE_COLUMNS = 6  # how they were made is in the files
 Place = tuple[int, int]  # of a run: its batch, its threads
 
 
@@ -118,6 +119,7 @@ def tables(report: Report) -> RenderableType:
     parts: list[RenderableType] = [facts]
     for run in report.runs:
         parts += [Text(), _run_table(report, run), Text(rows.noise_line(run), "dim")]
+    parts += [Text(), _engines_table(report)]
     remarks = [Text(note, "yellow") for note in rows.remarks(report)]
     return Group(*parts, *([Text()] if remarks else []), *remarks)
 
@@ -125,12 +127,21 @@ def tables(report: Report) -> RenderableType:
 def _run_table(report: Report, run: Run) -> Table:
     table = _plain_table(title=Text(words.setting(run), "bold"))
     for i, name in enumerate(rows.HEAD):
-        table.add_column(
-            name, justify="right" if i in (1, 2, 4, 5) else "left", no_wrap=i < len(rows.HEAD) - 1
-        )
+        last = i == len(rows.HEAD) - 1
+        table.add_column(name, justify="right" if i in rows.RIGHT else "left", no_wrap=not last)
     for row in rows.rows(report, run):
         style = _STYLES[row.kind]
         table.add_row(*(Text(c, style if i in (0, 3) else "") for i, c in enumerate(row.cells)))
+    return table
+
+
+def _engines_table(report: Report) -> Table:
+    table = _plain_table()
+    shown = rows.ENGINES[:_ENGINE_COLUMNS]
+    for i, name in enumerate(shown):
+        table.add_column(name, justify="right" if i in rows.ENGINES_RIGHT else "left", no_wrap=True)
+    for cells in rows.engines(report):
+        table.add_row(*map(Text, cells[: len(shown)]))
     return table
 
 

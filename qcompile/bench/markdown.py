@@ -24,9 +24,10 @@ def _lines(report: Report) -> Iterator[str]:
         yield from ("", f"### {words.setting(run).capitalize()}", "")
         found = rows.rows(report, run)
         body = ([_bold(row.kind, i, cell) for i, cell in enumerate(row.cells)] for row in found)
-        yield from table(rows.HEAD, body, right=(1, 2, 4, 5), escape=False)
+        yield from table(rows.HEAD, body, right=rows.RIGHT, escape=False)
         yield from ("", rows.noise_line(run))
-    yield from _engines(report)
+    yield from ("", "### Engines", "")
+    yield from table(rows.ENGINES, rows.engines(report), right=rows.ENGINES_RIGHT)
     if report.layers:
         yield from ("", "### Layers", "")
         yield from table(_LAYER_HEAD, map(_layer, report.layers), right=(4, 5, 6, 7, 8))
@@ -42,15 +43,6 @@ def _bold(kind: str, column: int, value: str) -> str:
     text = cell(value)
     stands_out = (kind == OURS and column < 2) or (kind == words.SLOWER and column == 3)
     return f"**{text}**" if text and stands_out else text
-
-
-def _engines(report: Report) -> Iterator[str]:
-    known = [e for e in report.engines if e.how]
-    if known:
-        yield from ("", "### Engines", "")
-        head = ("", "version", "precision", "how", "runs on")
-        body = ((e.name, e.version, e.precision, e.how, e.instructions) for e in known)
-        yield from table(head, body)
 
 
 _LAYER_HEAD = (

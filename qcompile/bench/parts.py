@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from qcompile.bench.built import Built
+from qcompile.bench.built import Built, Made
+from qcompile.bench.graphs import graphs
 from qcompile.bench.layers import layers
 from qcompile.bench.phases import phases
 from qcompile.bench.results import Graph, Layer, Parts, Roof, Width
 from qcompile.bench.roofs import roofs
-from qcompile.bench.traffic import running
+from qcompile.bench.widths import widths
+from qcompile.codegen.machine import machine_of
+from qcompile.errors import QCompileError
+from qcompile.ir.target import Target
 from qcompile.steps import Steps
 
 PARTS = ("layers", "roofs", "widths", "graphs")
 _LEFT_OUT = "it was not asked for (--parts)"
+_NO_MODEL = "a program alone has no float network to compile at other widths"
 
 
 @dataclass
@@ -27,25 +33,92 @@ class Found:
     graphs: tuple[Graph, ...] = ()
     absent: dict[str, str] = field(default_factory=dict)
 
+    @contextmanager
+    def part(self, name: str, title: str, steps: Steps) -> Iterator[None]:
+        """A part that may turn out not to be had: what was measured before is kept."""
+        try:
+            with steps(title):
+                yield
+        except QCompileError as error:
+            self.absent[name] = error.what
+            steps.note(f"No {name}: {error.what}.")
 
-def look(built: Built, names: Sequence[str], widths: Sequence[int], steps: Steps) -> Found:
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be looked into.
+
+    Attributes:
+        names: of parts, from PARTS.
+        widths: bits that are tried.
+        train: whether networks of other widths are trained, with so many `epochs`.
+    """
+
+    names: tuple[str, ...]
+    widths: tuple[int, ...] = ()
+    train: bool = False
+    epochs: int | None = None
+    seed: int = 0
+
+
+def look(built: Built, wanted: Wanted, steps: Steps) -> Found:
     """Look into a program; each part takes seconds."""
-    found = Found(absent={name: _LEFT_OUT for name in PARTS if name not in names})
-    if "layers" in names:
-        with steps("time the layers"):
-            found.layers = layers(built, phases=_phases(built))
-    if "roofs" in names:
-        with steps("measure what the machine can do"):
+    found = Found(absent={name: _LEFT_OUT for name in PARTS if name not in wanted.names})
+    if "layers" in wanted.names:
+        with found.part("layers", "time the layers", steps):
+            found.layers = layers(built, phases=_phases(built, steps))
+    if "roofs" in wanted.names:
+        with found.part("roofs", "measure what the machine can do", steps):
             found.roofs, why = roofs(built.program.variant.features)
-        if why:
-            found.absent["roofs"] = "; ".join(why)
+            if why:
+                found.absent["roofs"] = "; ".join(why)
+    if "widths" in wanted.names:
+        _widths(found, built, wanted, steps)
+    if "graphs" in wanted.names:
+        with found.part("graphs", "draw up the graphs", steps):
+            found.graphs = graphs(built, found.layers)
     return found
 
 
-def _phases(built: Built) -> tuple[Parts, ...] | None:
-    """Shares inside each kernel of a program that was made here."""
+def _widths(found: Found, built: Built, wanted: Wanted, steps: Steps) -> None:
+    if built.made is None:
+        found.absent["widths"] = _NO_MODEL
+    elif not wanted.widths:
+        found.absent["widths"] = "it was not asked for (--widths none)"
+    else:
+        with found.part("widths", "other widths", steps):
+            found.widths = widths(
+                built,
+                wanted.widths,
+                steps=steps,
+                train=wanted.train,
+                epochs=wanted.epochs,
+                seed=wanted.seed,
+            )
+
+
+def _phases(built: Built, steps: Steps) -> tuple[Parts, ...] | None:
+    """Shares inside each kernel of a program that was made here; None where they cannot be had."""
     made = built.made
     if made is None:
         return None
     inputs = [x[:1] for x in made.calibration[0]]
-    return phases(made.lowered, running(made, built.program.variant.arch), made.choose, inputs)
+    try:
+        target = running(made, built.program.variant.arch)
+        return phases(made.lowered, target, made.choose, inputs)
+    except QCompileError as error:
+        steps.note(f"Time inside kernels is not told apart: {error.what}.")
+        return None
+
+
+def running(made: Made, arch: str) -> Target:
+    """Of all that was compiled for, the processor whose code runs.
+
+    Raises:
+        QCompileError: it is none of them.
+    """
+    for target in made.targets:
+        for variant in target.variants():
+            if machine_of(variant).arch == arch:
+                return variant
+    raise QCompileError(f"nothing was compiled for {arch}")

@@ -13,9 +13,12 @@ UNSTEADY = 1.5  # times that the slow quarter of the calls took as long as the f
 _VERDICTS = {
     words.FASTER: "faster",
     words.SLOWER: "SLOWER",
-    words.ALIKE: "the same, but for noise",
+    words.ALIKE: "no certain difference",
 }
-HEAD = ("", "ms", "quartiles", "qcompile is", "bytes", "SQNR dB", "note")
+HEAD = ("", "ms", "quartiles", "qcompile is", "note")
+RIGHT = (1, 2)  # of those cells
+ENGINES = ("", "version", "precision", "bytes", "SQNR dB", "accuracy", "how", "runs on")
+ENGINES_RIGHT = (3, 4, 5)
 
 
 @dataclass(frozen=True)
@@ -37,16 +40,29 @@ def rows(report: Report, run: Run) -> list[Row]:
 
 def _row(engine: Engine, time: Time, run: Run) -> Row:
     kind = OURS if time.engine == OURS else words.judged(run, time)
-    size = "" if engine.size is None else f"{engine.size:,}"
-    sqnr = "" if engine.sqnr_db is None else f"{engine.sqnr_db:.1f}"
     name = engine.name or engine.key
     if time.seconds is None:
-        return Row(kind, (name, "-", "", "", size, "", _why(engine, time)))
+        return Row(kind, (name, "-", "", "", _why(engine, time)))
     own = time.seconds
     quartiles = f"{milliseconds(own.low)} - {milliseconds(own.high)}"
     note = "unsteady" if unsteady(own) else ""
-    cells = (milliseconds(own.median), quartiles, _verdict(time, kind), size, sqnr, note)
-    return Row(kind, (name, *cells))
+    return Row(kind, (name, milliseconds(own.median), quartiles, _verdict(time, kind), note))
+
+
+def engines(report: Report) -> Iterator[tuple[str, ...]]:
+    """What is known of the engines that ran, in the order of ENGINES."""
+    for engine in report.engines:
+        if engine.key != AGAIN and not engine.reason:
+            yield (
+                engine.name or engine.key,
+                engine.version,
+                engine.precision,
+                "" if engine.size is None else f"{engine.size:,}",
+                "" if engine.sqnr_db is None else f"{engine.sqnr_db:.1f}",
+                "" if engine.accuracy is None else words.accuracy(engine.accuracy),
+                engine.how,
+                engine.instructions,
+            )
 
 
 def _why(engine: Engine, time: Time) -> str:

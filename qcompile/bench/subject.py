@@ -228,7 +228,7 @@ def hand_over(built: Built, folder: Path, samples: int, seed: int) -> str:
     real = file is not None and file.has("calibration_data")
     arrays = _first(batches, samples) if real else _random(built.program, samples, seed)
     save_file({str(i): x for i, x in enumerate(arrays)}, folder / INPUTS)
-    return "of calibration_data()" if real else f"random numbers, seed {seed}"
+    return "the first of calibration_data()" if real else f"random numbers, seed {seed}"
 
 
 def _calibration(built: Built, file: ModelFile) -> list[tuple[Tensor, ...]]:

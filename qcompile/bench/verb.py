@@ -219,6 +219,7 @@ def _measured(options: argparse.Namespace, err: Console) -> Report:
             hint="add --threads 1",
         )
     from qcompile.bench.benchmark import Asked, benchmark
+    from qcompile.bench.parts import Wanted
     from qcompile.job import Job
 
     sizes = shape(options.input_shape)
@@ -253,8 +254,13 @@ def _measured(options: argparse.Namespace, err: Console) -> Report:
         settings=Settings(
             options.seconds, options.processes, options.rounds, options.clock, options.seed
         ),
-        parts=_listed("--parts", options.parts, PARTS),
-        widths=() if options.widths == NONE else numbers("--widths", options.widths),
+        parts=Wanted(
+            names=_listed("--parts", options.parts, PARTS),
+            widths=() if options.widths == NONE else numbers("--widths", options.widths),
+            train=options.train,
+            epochs=options.epochs,
+            seed=options.seed,
+        ),
     )
     return benchmark(asked, err)
 
