@@ -41,7 +41,8 @@ _ARROW = 4.5
 _VALUE = re.compile(r"([\w-]+)\[N((?:, \d+)*)\]")
 # Paper, in CSS pixels: what is narrower than Letter and lower than A4 less their margins.
 _PAGE_WIDTH, _PAGE_HEIGHT = 660.0, 850.0
-_PRINTED = 0.75  # scale, unless the graph is too wide for that
+_PAGE_GAP = 8.0  # beside each column
+_PRINTED, _SMALL = 0.75, 0.62  # scales: the usual one, and the least for the sake of another column
 
 
 @dataclass(frozen=True)
@@ -261,8 +262,8 @@ def _path(points: Sequence[Point]) -> str:
 
 
 def _slices(drawing: Drawing) -> tuple[_Slice, ...]:
-    """A long drawing in columns, cut between rows, about equally long."""
-    scale = min(_PRINTED, _PAGE_WIDTH / (drawing.width + 2 * MARGIN))
+    """A long drawing in columns beside one another, cut between rows, about equally long."""
+    scale = _scale(drawing.width + 2 * MARGIN)
     whole = drawing.height + 2 * MARGIN
     count = math.ceil(whole * scale / _PAGE_HEIGHT)
     tops = [-MARGIN]
@@ -273,3 +274,9 @@ def _slices(drawing: Drawing) -> tuple[_Slice, ...]:
             tops.append(cut)
     bottoms = [*tops[1:], drawing.height + MARGIN]
     return tuple(_Slice(a, b - a, scale) for a, b in zip(tops, bottoms, strict=True))
+
+
+def _scale(width: float) -> float:
+    """Smaller than usual where one column more fits so, and readable still; or where not even one does."""
+    columns = int(_PAGE_WIDTH / (_SMALL * width + _PAGE_GAP))
+    return min(_PRINTED, (_PAGE_WIDTH / max(1, columns) - _PAGE_GAP) / width)
