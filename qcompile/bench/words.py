@@ -21,8 +21,8 @@ def digits(value: float) -> str:
     """Three digits, or all of those before the point: "0.87", "5.42", "21.3", "1,234"."""
     size = abs(value)
     if size and size < 0.0995:
-        return f"{value:.2g}"
-    return f"{value:,.{2 if size < 9.995 else 1 if size < 99.95 else 0}f}"
+        return f"{value:.2g}".replace("-", "−")
+    return f"{value:,.{2 if size < 9.995 else 1 if size < 99.95 else 0}f}".replace("-", "−")
 
 
 def times(value: float) -> str:
@@ -51,7 +51,7 @@ def size(value: float | None) -> str:
 
 def decibels(value: float | None) -> str:
     """ "9.1 dB"."""
-    return "–" if value is None else f"{value:.1f} dB"
+    return "–" if value is None else f"{value:.1f} dB".replace("-", "−")
 
 
 def plural(number: int, one: str, many: str = "") -> str:

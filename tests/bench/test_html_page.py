@@ -196,7 +196,7 @@ def test_what_is_absent_is_named_with_its_reason() -> None:
     for section in tree.find("section"):
         reasons = [part for s in SECTIONS if s.id == section.attributes["id"] for part in s.parts]
         for part in reasons:
-            assert f"because of {part}" in section.words()
+            assert f"Because of {part}." in section.words()
     assert tree.find("h1")[0].words() == words.headline(report)
 
 
@@ -224,4 +224,6 @@ def test_small_things() -> None:
     assert [bits(pair) for pair in (None, (1, 1), (8, 32))] == ["–", "1/1", "8/float"]
     odd = parsed(page(replace(sample_reports.small(), date="yesterday")))
     assert "yesterday" in odd.find("header")[0].words()
-    assert "Nothing was timed." in parsed(page(replace(sample_reports.small(), runs=()))).words()
+    empty = parsed(page(replace(sample_reports.small(), runs=(), absent=None))).words()
+    assert "Nothing was timed." in empty
+    assert "The report has no graphs." in empty

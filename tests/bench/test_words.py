@@ -35,7 +35,7 @@ def test_numbers() -> None:
         "0.87",
         "10.0",
         "54.3",
-        "-100",
+        "−100",
         "1,234",
     ]
     assert [words.times(v) for v in (1.04, 5.43, 9.96, 20.3)] == ["1.04", "5.4", "10", "20"]
@@ -49,7 +49,7 @@ def test_numbers() -> None:
         "1.80 billion",
     ]
     assert words.percent(0.9944) == "99.44 %"
-    assert words.decibels(9.06) == "9.1 dB"
+    assert words.decibels(-9.06) == "−9.1 dB"
     assert words.accuracy(3.14159) == "3.142"
     assert words.plural(1, "process", "processes") == "1 process"
     assert words.plural(3, "process", "processes") == "3 processes"

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from qcompile.bench import words
 from qcompile.bench.html import colours, picture
 from qcompile.bench.html.charts import Chart, charts
+from qcompile.bench.html.charts.words import sentence
 from qcompile.bench.results import AGAIN, OURS, Report
 
 HERE = Path(__file__).parent
@@ -98,6 +99,7 @@ def _environment() -> Environment:
         "percent": words.percent,
         "decibels": words.decibels,
         "bits": bits,
+        "sentence": sentence,
     }
     return made
 
