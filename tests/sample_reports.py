@@ -84,6 +84,50 @@ def sampled(
     )
 
 
+def disturbed(
+    seconds: float,
+    random: np.random.Generator,
+    *,
+    processes: int = 5,
+    rounds: int = 60,
+    level: float = 0.02,
+    unlucky: float = 0.05,
+    bursts: float = 0.2,
+) -> tuple[tuple[float, ...], ...]:
+    """Times of a shared machine: what another report of the same program would show differently.
+
+    Args:
+        level: by which processes differ, as a standard deviation of logarithms.
+        unlucky: share of processes in which memory lies badly: a fifth more time on average.
+        bursts: share of the rounds in which something else runs: up to four times the time.
+    """
+    levels = level * random.standard_normal(processes)
+    levels += (random.random(processes) < unlucky) * random.exponential(0.2, processes)
+    shape = (processes, rounds)
+    logs = levels[:, None] + 0.02 * random.exponential(size=shape)
+    # A burst lasts a few rounds.
+    begins = random.random(shape) < bursts / 4
+    busy = sum(np.roll(begins, i, axis=1) for i in range(4)) > 0
+    logs += busy * random.uniform(0, np.log(4), shape)
+    return tuple(tuple(row) for row in (seconds * np.exp(logs)).tolist())
+
+
+def of_samples(
+    *runs: dict[str, tuple[tuple[float, ...], ...]], batches: tuple[int, ...] = (1, 8, 64)
+) -> Report:
+    """A report of the engines' samples in each run, one thread; all else as of `report`."""
+    whole = report()
+    found = [
+        Run(
+            batch,
+            1,
+            tuple(Time(k, s, spread(np.concatenate(s)), Spread(1, 1, 1)) for k, s in run.items()),
+        )
+        for batch, run in zip(batches, runs, strict=False)
+    ]
+    return replace(whole, runs=tuple(found))
+
+
 def spread(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Spread:
     """Median and quartiles."""
     low, middle, high = np.percentile(values, [25, 50, 75])

@@ -173,16 +173,19 @@ def difference(a: Array, b: Array) -> Difference:
     badly, or another guest is on the same core (Yuen, "The two-sample trimmed t for unequal population
     variances", Biometrika 1974; here the variances are pooled). A few processes that happen to lie close
     together promise too much: the variance is what it would be had `PRIOR_FREEDOM` degrees of freedom
-    more shown `PRIOR_SPREAD` (Smyth, "Linear models and empirical Bayes methods", 2004).
+    more shown `PRIOR_SPREAD` (Smyth, "Linear models and empirical Bayes methods", 2004). Processes that
+    differ by more contradict that, and it weighs the less.
 
     Args:
         a, b: of two processes or more, from `quick`.
     """
     (mean_a, squares_a, count_a), (mean_b, squares_b, count_b) = _trimmed(a), _trimmed(b)
-    freedom = PRIOR_FREEDOM + count_a + count_b - 2
-    variance = (PRIOR_FREEDOM * PRIOR_SPREAD**2 + squares_a + squares_b) / freedom
+    own = count_a + count_b - 2
+    squares, expected = squares_a + squares_b, own * PRIOR_SPREAD**2
+    prior = PRIOR_FREEDOM * (expected / squares if squares > expected else 1.0)
+    variance = (prior * PRIOR_SPREAD**2 + squares) / (prior + own)
     error = math.sqrt(variance * (1 / count_a + 1 / count_b))
-    return Difference(mean_b - mean_a, error, freedom)
+    return Difference(mean_b - mean_a, error, prior + own)
 
 
 def _trimmed(values: Array) -> tuple[float, float, int]:
