@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -59,6 +59,7 @@ SECTIONS = (
 def page(report: Report) -> str:
     """The whole file as text."""
     script = _joined("report.js", picture.SCRIPT)
+    figures = _figures(charts(report))
     style = _themes() + _joined("report.css", picture.STYLE)
     return (
         _environment()
@@ -69,8 +70,8 @@ def page(report: Report) -> str:
             script=script,
             style=style,
             sections=SECTIONS,
-            figures=_figures(charts(report)),
-            absent=_absent(report),
+            figures=figures,
+            absent=_absent(report, figures),
             picture=Markup(picture.picture(report.graphs)),
             palette=_data(colours.LIGHT),
             numbers=_data(report),
@@ -99,7 +100,6 @@ def _environment() -> Environment:
         "percent": words.percent,
         "decibels": words.decibels,
         "bits": bits,
-        "sentence": sentence,
     }
     return made
 
@@ -154,10 +154,12 @@ def _figures(found: Sequence[Chart]) -> dict[str, list[Chart]]:
     }
 
 
-def _absent(report: Report) -> dict[str, list[str]]:
-    """By section: the sentences that say why something is missing."""
-    reasons = report.absent or {}
-    return {
-        section.id: [reasons[part] for part in section.parts if part in reasons]
-        for section in SECTIONS
-    }
+def _absent(report: Report, figures: Mapping[str, Sequence[Chart]]) -> dict[str, list[str]]:
+    """By section: why something is missing, as far as its charts do not say it."""
+    reasons = {part: sentence(text) for part, text in (report.absent or {}).items()}
+    found = {}
+    for section in SECTIONS:
+        said = " ".join(chart.absent + chart.caption for chart in figures[section.id])
+        texts = [reasons[part] for part in section.parts if part in reasons]
+        found[section.id] = [text for text in dict.fromkeys(texts) if text not in said]
+    return found
