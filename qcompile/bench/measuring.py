@@ -30,6 +30,7 @@ from qcompile.bench.results import AGAIN, OURS, Engine, Run, Settings, Spread, T
 from qcompile.bench.worker import environment
 from qcompile.errors import QCompileError
 
+COMMAND = (sys.executable, "-m", "qcompile.bench.worker")
 _MESSAGES = msgspec.json.Decoder(Message)
 _TAIL = 4096  # bytes of what a process wrote to stderr that are looked at
 _ONE = Spread(1.0, 1.0, 1.0)
@@ -103,7 +104,8 @@ def measure(plan: Plan, folder: Path, watch: Watch) -> tuple[tuple[Engine, ...],
         for i, threads in enumerate(plan.threads):
             watch.process(repetition * len(plan.threads) + i + 1, total, threads)
             _repeat(plan, threads, folder, found, watch)
-    return found.engines(), found.runs()
+    runs = found.runs()
+    return found.engines(runs), runs
 
 
 def order(engines: Sequence[str]) -> tuple[str, ...]:
@@ -156,7 +158,7 @@ class _Process:
         (folder / TURN).unlink(missing_ok=True)
         with tempfile.TemporaryFile(dir=folder) as errors:
             process = subprocess.Popen(
-                [sys.executable, "-m", "qcompile.bench.worker", str(folder)],
+                [*COMMAND, str(folder)],
                 env=_environment(self._task.threads),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -242,9 +244,9 @@ class _Found:
         if known is None or (not engine.reason and (known.reason or largest)):
             self._engines[engine.key] = engine
 
-    def engines(self) -> tuple[Engine, ...]:
+    def engines(self, runs: Sequence[Run]) -> tuple[Engine, ...]:
         """In the order of the report; one that has no time at all has the reason itself."""
-        timed = {time.engine for run in self.runs() for time in run.times if time.seconds}
+        timed = {time.engine for run in runs for time in run.times if time.seconds}
         return tuple(self._engine(key, key in timed) for key in (OURS, AGAIN, *self.plan.engines))
 
     def _engine(self, key: str, timed: bool) -> Engine:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,8 +33,10 @@ from qcompile.recording import Recording
 from qcompile.rivals.pytorch import weight_bytes
 from qcompile.steps import Steps
 from qcompile.trial import calibration_of, evaluate
+from qcompile.verification import verify
 
-CALIBRATION_BYTES = 64 << 20  # of the batches that other engines are calibrated on; one at least
+CALIBRATION_BYTES = 64 << 20  # of the batches that are kept, for other engines and for layers
+VERIFIED = 2  # samples, before anything is measured
 _GPUS = "benchmarks/bench_cuda.py times programs on GPUs"
 
 
@@ -72,12 +74,27 @@ def from_model(asked: Job, steps: Steps, *, train: bool) -> Built:
         prepared=prepared,
         converted=converted,
         lowered=lowered,
-        calibration=tuple(calibration_of(file)),
+        calibration=tuple(_some(calibration_of(file))),
         trained=_training(asked, train),
         targets=asked.targets,
         choose=choose,
     )
+    _verify(made, program, steps)
     return Built(program, asked.model, made)
+
+
+def _verify(made: Made, program: Program, steps: Steps) -> None:
+    """Raises: QCompileError: the program computes something else than what it was made of."""
+    sample = tuple(x[:VERIFIED] for x in made.calibration[0])
+    with steps("verify"):
+        found = verify(program, made.converted, [sample])
+    if not found.ok:
+        raise QCompileError(
+            "the program is wrong: it differs from the network that it was compiled from",
+            hint="`qcompile MODEL` with the same options says where; please report it",
+        )
+    count = len(sample[0])
+    steps.note(f"Verified on {count} sample{'s' * (count > 1)} of what it was calibrated on.")
 
 
 def _as_trained(asked: Job, file: ModelFile, train: bool) -> Job:
@@ -219,10 +236,10 @@ def hand_over(built: Built, folder: Path, samples: int, seed: int) -> str:
     """
     built.program.save(folder / PROGRAM)
     file = built.file
-    batches: list[tuple[Tensor, ...]] = []
+    batches: Sequence[tuple[Tensor, ...]] = ()
     if file is not None:
         weights.save(file.model, folder / WEIGHTS)
-        batches = _calibration(built, file)
+        batches = _some(calibration_of(file)) if built.made is None else built.made.calibration
         names = {f"{i}.{j}": x for i, batch in enumerate(batches) for j, x in enumerate(batch)}
         save_file({k: x.contiguous().numpy() for k, x in names.items()}, folder / CALIBRATION)
     real = file is not None and file.has("calibration_data")
@@ -231,11 +248,11 @@ def hand_over(built: Built, folder: Path, samples: int, seed: int) -> str:
     return "the first of calibration_data()" if real else f"random numbers, seed {seed}"
 
 
-def _calibration(built: Built, file: ModelFile) -> list[tuple[Tensor, ...]]:
-    given = calibration_of(file) if built.made is None else built.made.calibration
+def _some(batches: Iterable[tuple[Tensor, ...]]) -> list[tuple[Tensor, ...]]:
+    """As many as go into CALIBRATION_BYTES, one at least."""
     found: list[tuple[Tensor, ...]] = []
     size = 0
-    for batch in given:
+    for batch in batches:
         size += sum(x.nbytes for x in batch)
         if found and size > CALIBRATION_BYTES:
             break

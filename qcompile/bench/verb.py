@@ -147,7 +147,8 @@ def _check_outputs(options: argparse.Namespace) -> None:
     """
     named = {name: getattr(options, name) for name in sorted(_OUTPUTS)}
     given = {name: path for name, path in named.items() if path is not None}
-    taken = {Path(options.subject).resolve(): "what is measured"}
+    read = (options.subject, options.model, options.weights, options.recipe)
+    taken = {Path(path).resolve(): "what is read" for path in read if path is not None}
     for name, path in given.items():
         if other := taken.get(path.resolve()):
             raise QCompileError(f"--{name} would take the place of {other}", where=str(path))
