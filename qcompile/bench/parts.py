@@ -6,16 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from qcompile.bench.built import Built, Made
+from qcompile.bench.built import Built
 from qcompile.bench.graphs import graphs
 from qcompile.bench.layers import layers
 from qcompile.bench.phases import phases
 from qcompile.bench.results import Graph, Layer, Parts, Roof, Width
 from qcompile.bench.roofs import roofs
+from qcompile.bench.traffic import running
 from qcompile.bench.widths import widths
-from qcompile.codegen.machine import machine_of
 from qcompile.errors import QCompileError
-from qcompile.ir.target import Target
 from qcompile.steps import Steps
 
 PARTS = ("layers", "roofs", "widths", "graphs")
@@ -109,16 +108,3 @@ def _phases(built: Built, steps: Steps) -> tuple[Parts, ...] | None:
     except QCompileError as error:
         steps.note(f"Time inside kernels is not told apart: {error.what}.")
         return None
-
-
-def running(made: Made, arch: str) -> Target:
-    """Of all that was compiled for, the processor whose code runs.
-
-    Raises:
-        QCompileError: it is none of them.
-    """
-    for target in made.targets:
-        for variant in target.variants():
-            if machine_of(variant).arch == arch:
-                return variant
-    raise QCompileError(f"nothing was compiled for {arch}")
