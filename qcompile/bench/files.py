@@ -45,8 +45,8 @@ def parse(data: bytes) -> Report:
     """
     value = _json(data)
     _check_kind(value)
-    _check_numbers(value)
     try:
+        _check_numbers(value)
         report = msgspec.convert(value, Report)
     except (msgspec.ValidationError, RecursionError) as error:
         raise QCompileError(f"is no valid report: {error}", hint=_HINT) from error
@@ -203,7 +203,8 @@ def _check_numbers(value: Any) -> None:
     """Raises: QCompileError: one is infinite, or none."""
     for where, number in _numbers(value, "$"):
         if not math.isfinite(number):
-            raise QCompileError(f"is no valid report: {number} is no number - at `{where}`")
+            problem = f"is no valid report: {number} is no number - at `{where}`"
+            raise QCompileError(problem, hint=_HINT)
 
 
 def _numbers(value: Any, where: str) -> Iterator[tuple[str, float]]:
