@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from qcompile.bench.html.layout import Box, Drawing, Point, layout
 from qcompile.bench.results import Graph, Node
@@ -124,7 +123,7 @@ def picture(graphs: Sequence[Graph]) -> str:
     environment.filters["n"] = _number
     timed = any(node.share is not None for node in nodes)
     template = environment.get_template("picture.html.j2")
-    return Markup(template.render(pictures=drawn, legend=legend, timed=timed, margin=MARGIN))
+    return template.render(pictures=drawn, legend=legend, timed=timed, margin=MARGIN)
 
 
 def _number(value: float) -> str:
