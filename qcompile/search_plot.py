@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qcompile.bench.html.charts.placing import rising
 from qcompile.errors import QCompileError
 from qcompile.files import PathLike, write
 from qcompile.search_points import Point, Search
@@ -70,7 +71,7 @@ def _draw(
 
     points = sorted(map(at, found.points))
     [dots] = axes.plot(*_columns(points), "o", label="a width for each layer")
-    axes.step(*_columns(_rising(points)), where="post", color=dots.get_color(), alpha=0.5)
+    axes.step(*_columns(rising(points)), where="post", color=dots.get_color(), alpha=0.5)
     uniform = [at(point) for point in found.uniform]
     axes.plot(*_columns(uniform), "s", label="one width for all")
     for point, place in zip(found.uniform, uniform, strict=True):
@@ -82,15 +83,6 @@ def _draw(
         axes.axvline(unit * limit, linestyle="--", color="gray", label="budget")
     axes.set_xlabel(label)
     axes.grid(alpha=0.3)
-
-
-def _rising(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points that are higher than all to the left of them."""
-    found: list[tuple[float, float]] = []
-    for x, y in points:
-        if not math.isnan(y) and (not found or y > found[-1][1]):
-            found.append((x, y))
-    return found
 
 
 def _columns(points: list[tuple[float, float]]) -> tuple[list[float], list[float]]:

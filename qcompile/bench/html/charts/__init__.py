@@ -66,15 +66,17 @@ class Chart:
 
 def charts(report: Report) -> tuple[Chart, ...]:
     """All charts, drawn or with the reason why not."""
-    found = []
-    for module in CHARTS:
-        plan = module.plan(report)
-        if isinstance(plan, str):
-            found.append(Chart(module.NAME, module.TITLE, absent=plan))
-            continue
-        wide, narrow = (_element(module, plan, form) for form in (WIDE, NARROW))
-        found.append(Chart(module.NAME, module.TITLE, plan.caption, wide, narrow))
-    return tuple(found)
+    return tuple(chart(report, module.NAME) for module in CHARTS)
+
+
+def chart(report: Report, name: str) -> Chart:
+    """The one of that name."""
+    module = next(module for module in CHARTS if name == module.NAME)
+    plan = module.plan(report)
+    if isinstance(plan, str):
+        return Chart(name, module.TITLE, absent=plan)
+    wide, narrow = (_element(module, plan, form) for form in (WIDE, NARROW))
+    return Chart(name, module.TITLE, plan.caption, wide, narrow)
 
 
 def save(report: Report, folder: PathLike) -> tuple[Path, ...]:

@@ -84,18 +84,13 @@ def _panel(sheet: Sheet, axes: Axes, rows: Rows, layers: Sequence[Layer], side: 
     for row, layer in enumerate(layers):
         done = 0.0
         for part, seconds in parts(layer, side).items():
-            bar = axes.barh(
-                rows.at(row),
-                seconds / unit,
-                rows.thick,
-                left=done / unit,
-                color=sheet.colour(part),
-                edgecolor=sheet.colour("paper"),
-                linewidth=0.4 if seconds / unit / high * rows.width > 0.4 else 0.0,
-            )
+            ends = done / unit, (done + seconds) / unit
             what = f"{layer.path}, {part}: {words.seconds(seconds)}"
-            sheet.hover(
-                bar.patches[0], f"{what}, {words.share(seconds / totals[row])} of the layer"
+            what += f", {words.share(seconds / totals[row])} of the layer"
+            edge = 0.4 if (ends[1] - ends[0]) / high * rows.width > 0.4 else 0.0
+            paper = sheet.colour("paper")
+            sheet.bar(
+                axes, rows.at(row), ends, rows.thick, part, what, edgecolor=paper, linewidth=edge
             )
             done += seconds
         text, colour = texts[row]
@@ -131,8 +126,7 @@ def _caption(layers: Sequence[Layer], sides: Sequence[str]) -> str:
     if len(sides) == 2:
         slower = [layer for layer in layers if _slower(layer)]
         if slower:
-            are = "is" if len(slower) == 1 else "are"
-            said.append(f"{words.named(slower)} {are} slower than in PyTorch")
+            said.append(f"slower than in PyTorch: {words.named(slower)}")
         said.append("the two scales differ")
     else:
         said.append(f"only the times {sides[0]} are known")

@@ -68,18 +68,19 @@ def _panel(sheet: Sheet, rows: Rows, run: Run, keys: Sequence[str], end: float) 
     for row, key in enumerate(keys):
         if key not in times:
             continue
-        colour = sheet.colour("series-1" if key == OURS else "series-8")
         for number, value in enumerate(_medians(times[key]), 1):
-            [dot] = axes.plot(
+            sheet.line(
+                axes,
                 [100 * value],
                 [rows.at(row)],
-                "o",
-                color=colour,
+                "series-1" if key == OURS else "series-8",
+                f"{condition(run)}, process {number}: {100 * value:+.1f} %",
+                marker="o",
+                linestyle="",
                 markeredgecolor=sheet.colour("paper"),
                 markeredgewidth=0.5,
                 markersize=sheet.points(0.7),
             )
-            sheet.hover(dot, f"{condition(run)}, process {number}: {100 * value:+.1f} %")
 
 
 def _caption(report: Report, runs: Sequence[Run]) -> str:

@@ -93,26 +93,28 @@ def _bend(sheet: Sheet, axes: Axes, layers: Sequence[Layer], narrow: bool) -> No
 
 
 def _row(sheet: Sheet, axes: Axes, at: float, name: str, found: Range) -> None:
-    [thin] = axes.plot(
-        [found.low, found.high], [at, at], color=sheet.colour("series-8"), linewidth=1.2, zorder=0.8
+    whole = f"{name}: from {found.low:.3g} to {found.high:.3g}"
+    sheet.line(
+        axes, [found.low, found.high], [at, at], "series-8", whole, linewidth=1.2, zorder=0.8
     )
-    sheet.hover(thin, f"{name}: from {found.low:.3g} to {found.high:.3g}")
     first, last = found.middle
     if last > first:
-        thick = axes.barh(at, last - first, 0.4, left=first, color=sheet.colour("series-1"))
-        sheet.hover(thick.patches[0], f"{name}: 99 of 100 values from {first:.3g} to {last:.3g}")
+        what = f"{name}: 99 of 100 values from {first:.3g} to {last:.3g}"
+        sheet.bar(axes, at, (first, last), 0.4, "series-1", what)
     limits = _limits(found)
     if limits:
-        [marks] = axes.plot(
+        sheet.line(
+            axes,
             limits,
             [at, at],
-            "|",
-            color=sheet.colour("series-2"),
+            "series-2",
+            f"{name}: its quantizer represents {limits[0]:.3g} to {limits[1]:.3g}",
+            marker="|",
+            linestyle="",
             markersize=sheet.points(1.15),
             markeredgewidth=1.8,
             clip_on=False,
         )
-        sheet.hover(marks, f"{name}: its quantizer represents {limits[0]:.3g} to {limits[1]:.3g}")
 
 
 def _cut(layer: Layer) -> float:

@@ -133,9 +133,8 @@ def _flat(
     left = max(low, roof.rate / fastest)
     if left >= right or not bottom < roof.rate < top:
         return
-    [line] = axes.plot([left, right], [roof.rate] * 2, color=sheet.colour("ink"), linewidth=1)
     text = f"{roof.name}, {words.rate(roof.rate, 'MAC/s')}"
-    sheet.hover(line, text)
+    sheet.line(axes, [left, right], [roof.rate] * 2, "ink", text, linewidth=1)
     sheet.beside(axes, (right, roof.rate), text, xytext=(-0.3, 0.65), ha="right")
     labels.reserve((left, roof.rate), (right, roof.rate))
     named = right / (right / low) ** (measure(text) / width)
@@ -150,9 +149,9 @@ def _slope(
     if left >= right:
         return
     ends = (left, roof.rate * left), (right, roof.rate * right)
-    [line] = axes.plot(*zip(*ends, strict=True), color=sheet.colour("muted"), linewidth=1)
     text = f"{roof.name}, {words.rate(roof.rate, 'B/s')}"
-    sheet.hover(line, text)
+    xs, ys = zip(*ends, strict=True)
+    sheet.line(axes, xs, ys, "muted", text, linewidth=1)
     labels.reserve(*ends, above=0.9)
     # Ems of a factor of ten along each scale, and along the line.
     across, up = size[0] / math.log10(high / low), size[1] / math.log10(top / bottom)
@@ -175,22 +174,21 @@ def _slope(
 def _marks(sheet: Sheet, axes: Axes, points: Sequence[Point], methods: Sequence[str]) -> None:
     for point in points:
         number = methods.index(point.layer.method or "other")
-        [mark] = axes.plot(
+        share = point.share
+        of = f", {words.share(share)} of its roof ({point.bound})" if share is not None else ""
+        sheet.line(
+            axes,
             [point.intensity],
             [point.rate],
-            _MARKERS[number % len(_MARKERS)],
-            color=sheet.colour(SERIES[number % len(SERIES)]),
+            SERIES[number % len(SERIES)],
+            f"{point.layer.path}: {words.rate(point.rate, 'MAC/s')}{of}, "
+            f"{words.seconds(total(point.layer, 'after'))}, "
+            f"{words.digits(point.intensity)} MAC a byte",
+            marker=_MARKERS[number % len(_MARKERS)],
+            linestyle="",
             markeredgecolor=sheet.colour("paper"),
             markeredgewidth=0.6,
             markersize=sheet.points(0.8),
-        )
-        share = point.share
-        of = f", {words.share(share)} of its roof ({point.bound})" if share is not None else ""
-        seconds = words.seconds(total(point.layer, "after"))
-        sheet.hover(
-            mark,
-            f"{point.layer.path}: {words.rate(point.rate, 'MAC/s')}{of}, {seconds}, "
-            f"{words.digits(point.intensity)} MAC a byte",
         )
 
 

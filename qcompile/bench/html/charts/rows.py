@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from qcompile.bench.html.charts import words
 from qcompile.bench.html.charts.sheet import Sheet, elided, measure
 
 if TYPE_CHECKING:
@@ -130,6 +131,16 @@ def scale(
         axis.set_major_locator(MaxNLocator(most, steps=[1, 2, 2.5, 5, 10]))
     (axes.set_xlim if which == "x" else axes.set_ylim)(low, high)
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}".replace("-", "−")))
+
+
+def doublings(axes: Axes, width: float) -> None:
+    """Numbers of bytes on a logarithmic scale that is so many ems wide: powers of two."""
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
+    low, high = axes.get_xlim()
+    octaves = math.ceil(math.log2(high / low) / (width / 6))
+    axes.xaxis.set_major_locator(LogLocator(2.0**octaves, numticks=99))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: words.tick_size(value)))
 
 
 def reach(

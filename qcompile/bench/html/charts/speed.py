@@ -12,7 +12,6 @@ from qcompile.bench.html.charts.sheet import Plan, Sheet, Style, elided
 from qcompile.bench.results import AGAIN, OURS, Report, Run, Time
 
 if TYPE_CHECKING:
-    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
 NAME, TITLE = "speed", "Time of a call"
@@ -69,7 +68,7 @@ def _draw(report: Report, runs: Sequence[Run], keys: Sequence[str], style: Style
     column = 0.0 if narrow else name_column(names, 22)
     across = 1 if narrow or len(runs) == 1 else 2
     start = column or 0.9
-    width = (style.form.width - start - 0.5 - (across - 1) * 2.5) / across
+    width = (style.form.width - start - 1.5 - (across - 1) * 2.5) / across
     height = Rows(names, 0, 0, 1, column).height + HEAD + FOOT
     sheet = Sheet(style, height * math.ceil(len(runs) / across))
     for number, run in enumerate(runs):
@@ -129,29 +128,22 @@ def _bar(
     low, unit, log = scale
     time = _time(run, key)
     median, (first, third) = (_seconds(time) or 0.0) / unit, _quartiles(run, key)
-    colour = sheet.colour("series-1" if key == OURS else "series-8")
-    mark: Artist
-    if log:  # no bar: there is no zero that its length could count from
-        axes.plot([low, median], [at, at], color=sheet.colour("grid"), linewidth=1.2)
-        [mark] = axes.plot([median], [at], "o", color=colour, markersize=sheet.points(0.7))
-    else:
-        mark = axes.barh(at, median, rows.thick, color=colour).patches[0]
+    colour = "series-1" if key == OURS else "series-8"
     samples = sum(map(len, time.samples)) if time else 0
-    sheet.hover(
-        mark,
+    hover = (
         f"{condition(run)}: median {words.seconds(median * unit)}, quartiles "
-        f"{words.seconds(first)} to {words.seconds(third)}, {words.plural(samples, 'sample')}",
+        f"{words.seconds(first)} to {words.seconds(third)}, {words.plural(samples, 'sample')}"
     )
+    if log:  # no bar: there is no zero that its length could count from
+        sheet.line(axes, [low, median], [at, at], "grid", linewidth=1.2)
+        size = sheet.points(0.7)
+        sheet.line(axes, [median], [at], colour, hover, marker="o", linestyle="", markersize=size)
+    else:
+        sheet.bar(axes, at, (0.0, median), rows.thick, colour, hover)
     if third > first:
-        axes.errorbar(
-            median,
-            at,
-            xerr=[[max(median - first / unit, 0)], [max(third / unit - median, 0)]],
-            color=sheet.colour("ink"),
-            linewidth=0.9,
-            capsize=sheet.points(0.25),
-            capthick=0.9,
-        )
+        ends = [first / unit, third / unit]
+        cap = sheet.points(0.5)
+        sheet.line(axes, ends, [at, at], "ink", linewidth=0.9, marker="|", markersize=cap)
 
 
 def _quartiles(run: Run, key: str) -> tuple[float, float]:

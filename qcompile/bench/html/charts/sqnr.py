@@ -43,10 +43,10 @@ def _draw(layers: Sequence[Layer], style: Style) -> Sheet:
     _guides(sheet, axes, rows, low, high)
     for row, layer in enumerate(layers):
         at, end = rows.at(row), ends[row]
-        colour = sheet.colour("series-2" if end < _LITTLE else "series-1")
+        colour = "series-2" if end < _LITTLE else "series-1"
         if end:
-            bar = axes.barh(at, end, 0.85 * rows.thick, color=colour).patches[0]
-            sheet.hover(bar, f"{names[row]}: {texts[row]}, {words.bits(layer.bits) or layer.kind}")
+            what = f"{names[row]}: {texts[row]}, {words.bits(layer.bits) or layer.kind}"
+            sheet.bar(axes, at, (0.0, end), 0.85 * rows.thick, colour, what)
         sheet.beside(axes, (max(end, 0.0), at), texts[row])
     return sheet
 

@@ -34,7 +34,7 @@ def inline(svg: bytes, prefix: str, label: str, hovers: Mapping[str, str]) -> st
     for element in root.iter():
         _without_namespaces(element)
     _drop(root, ("metadata", "style"))
-    wanted = {m for e in root.iter() for value in e.attrib.values() for m in _references(value)}
+    wanted = {m for e in root.iter() for entry in e.attrib.items() for m in _references(*entry)}
     names = {old: f"{prefix}-{number}" for number, old in enumerate(sorted(wanted))}
     for element in root.iter():
         _tidy(element, names, hovers)
@@ -61,8 +61,8 @@ def _drop(element: Element, tags: tuple[str, ...]) -> None:
             _drop(child, tags)
 
 
-def _references(value: str) -> list[str]:
-    return _REFERENCE.findall(value) if value.startswith("#") or "url(#" in value else []
+def _references(key: str, value: str) -> list[str]:
+    return _REFERENCE.findall(value) if key == "href" or "url(#" in value else []
 
 
 def _tidy(element: Element, names: Mapping[str, str], hovers: Mapping[str, str]) -> None:
@@ -79,7 +79,7 @@ def _tidy(element: Element, names: Mapping[str, str], hovers: Mapping[str, str])
     if declared:
         element.attrib["style"] = declared
     for key, value in element.attrib.items():
-        if _references(value):
+        if _references(key, value):
             value = _REFERENCE.sub(lambda m: f"#{names.get(m[1], m[1])}", value)
         element.attrib[key] = _rounded(value) if key in _COORDINATES else value
     if "transform" in element.attrib and element.attrib["transform"].startswith("rotate(-0 "):

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from qcompile.bench.html.charts import words
-from qcompile.bench.html.charts.rows import FOOT, Rows, name_column
+from qcompile.bench.html.charts.rows import FOOT, Rows, doublings, name_column
 from qcompile.bench.html.charts.sheet import Plan, Sheet, Style, measure
 from qcompile.bench.results import Layer, Report
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.lines import Line2D
 
 NAME, TITLE = "weights", "Memory of weights"
 _LOG = 50.0  # ratio of sizes from which a linear scale hides the small ones
@@ -53,14 +52,22 @@ def _draw(layers: Sequence[Layer], style: Style) -> Sheet:
     unit, low = _scale(sheet, axes, rows, [size for pair in pairs for size in pair if size > 0])
     for row, (before, after) in enumerate(pairs):
         ends = [max(size / unit, low) for size in (before, after)]
-        axes.plot(
-            ends, [rows.at(row)] * 2, color=sheet.colour("grid"), linewidth=sheet.points(0.28)
-        )
+        thick = sheet.points(0.28)
+        sheet.line(axes, ends, [rows.at(row)] * 2, "grid", linewidth=thick)
         for value, size, (colour, marker, large, when) in zip(
             ends, (before, after), _MARKS, strict=True
         ):
-            dot = _dot(sheet, axes, (value, rows.at(row)), (colour, marker, large))
-            sheet.hover(dot, f"{names[row]}, {when}: {size:,} bytes")
+            sheet.line(
+                axes,
+                [value],
+                [rows.at(row)],
+                colour,
+                f"{names[row]}, {when}: {size:,} bytes",
+                marker=marker,
+                linestyle="",
+                markersize=sheet.points(large),
+                clip_on=False,
+            )
         rows.value(
             sheet,
             row,
@@ -71,32 +78,15 @@ def _draw(layers: Sequence[Layer], style: Style) -> Sheet:
     return sheet
 
 
-def _dot(sheet: Sheet, axes: Axes, at: tuple[float, float], how: tuple[str, str, float]) -> Line2D:
-    colour, marker, large = how
-    [dot] = axes.plot(
-        [at[0]],
-        [at[1]],
-        marker,
-        color=sheet.colour(colour),
-        markersize=sheet.points(large),
-        clip_on=False,
-    )
-    return dot
-
-
 def _scale(sheet: Sheet, axes: Axes, rows: Rows, sizes: Sequence[int]) -> tuple[float, float]:
     """Linear or logarithmic, as the sizes ask for; gives the unit and where it begins."""
-    from matplotlib.ticker import FuncFormatter, LogLocator
-
     if max(sizes) / min(sizes) <= _LOG:
         unit, name = _unit(max(sizes))
         rows.scale(sheet, axes, 0.0, 1.06 * max(sizes) / unit, f"weights, {name}")
         return unit, 0.0
     low, high = 2.0 ** math.floor(math.log2(min(sizes)) - 0.5), 1.5 * max(sizes)
     rows.scale(sheet, axes, low, high, "weights", log=True)
-    octaves = math.ceil(math.log2(high / low) / (rows.width / 6))
-    axes.xaxis.set_major_locator(LogLocator(2.0**octaves))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: words.tick_size(value)))
+    doublings(axes, rows.width)
     return 1.0, low
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from qcompile.bench.html.charts import words
 from qcompile.bench.html.charts.placing import Labels, rising
-from qcompile.bench.html.charts.rows import scale
+from qcompile.bench.html.charts.rows import doublings, scale
 from qcompile.bench.html.charts.sheet import Plan, Sheet, Style, elided
 from qcompile.bench.html.colours import SERIES
 from qcompile.bench.results import OURS, Report, Width
@@ -87,43 +87,51 @@ def _panel(
     value: Value,
     accurate: bool,
 ) -> None:
-    shown = [w for w in points if value(w) is not None]
-    placed = {w: (value(w) or 0.0, _height(w, accurate) or 0.0) for w in shown}
-    xs = [x for x in map(value, known) if x is not None]
-    unit, name = words.time_unit(xs) if value is _seconds else (2.0**10, "KiB")
-    places = {w: (x / unit, y) for w, (x, y) in placed.items()}
-    log = max(xs) / min(xs) > _LOG
-    low, high = min(xs) / unit, max(xs) / unit
-    limits = (low / 1.6, high * 2.2) if log else (0.0, high * 1.25)
-    scale(axes, "x", *limits, log=log)
-    heights = [_height(w, accurate) or 0.0 for w in points]
-    room = 0.12 * (max(heights) - min(heights)) or max(0.02 * abs(heights[0]), 1.0)
-    scale(axes, "y", min(heights) - room, max(heights) + room)
-    axes.grid()
-    what = "time of a call of one sample" if value is _seconds else "size"
-    note = " (logarithmic)" if log else ""
-    axes.set_xlabel(f"{what}, {name}{note}", fontsize=sheet.points(0.9), loc="left")
+    places = {w: (x, _height(w, accurate) or 0.0) for w in points if (x := value(w)) is not None}
+    limits = _scales(sheet, axes, known, points, value, accurate)
     best = rising(places.values())
     ends = [*best, (limits[1], best[-1][1])]
-    axes.step(
-        *zip(*ends, strict=True),
-        where="post",
-        color=sheet.colour("muted"),
-        linewidth=0.9,
-        zorder=1.5,
-    )
+    xs, ys = zip(*ends, strict=True)
+    sheet.line(axes, xs, ys, "muted", drawstyle="steps-post", linewidth=0.9, zorder=1.5)
     labels = Labels(sheet, axes, list(places.values()))
     for (x, y), (right, top) in itertools.pairwise(ends):
         labels.reserve((x, y), (right, y))
         labels.reserve((right, y), (right, top))
     for width in known:  # of which only the horizontal place is known, as of the exact one
         at = value(width)
-        if width not in placed and at is not None and min(width.bits) >= words.FLOAT_BITS:
-            _reference(sheet, axes, labels, width, at / unit)
+        if width not in places and at is not None and min(width.bits) >= words.FLOAT_BITS:
+            _reference(sheet, axes, labels, width, at)
     for width, place in places.items():
         _mark(sheet, axes, width, place, _marker(points, width), accurate)
     for width, place in places.items():
         labels.add(place, elided(width.name, 12))
+
+
+def _scales(
+    sheet: Sheet,
+    axes: Axes,
+    known: Sequence[Width],
+    points: Sequence[Width],
+    value: Value,
+    accurate: bool,
+) -> tuple[float, float]:
+    """Set both, and give the limits of the horizontal one."""
+    xs = [x for x in map(value, known) if x is not None]
+    log = value is _size or max(xs) / min(xs) > _LOG
+    limits = (min(xs) / 1.6, max(xs) * 2.2) if log else (0.0, max(xs) * 1.25)
+    scale(axes, "x", *limits, log=log)
+    if value is _size:
+        doublings(axes, axes.get_position().width * sheet.width)
+    else:
+        axes.xaxis.set_major_formatter(lambda at, _: words.tick_seconds(at))
+    what = "time of a call of one sample" if value is _seconds else "size"
+    note = " (logarithmic)" if log else ""
+    axes.set_xlabel(f"{what}{note}", fontsize=sheet.points(0.9), loc="left")
+    heights = [_height(w, accurate) or 0.0 for w in points]
+    room = 0.12 * (max(heights) - min(heights)) or max(0.02 * abs(heights[0]), 1.0)
+    scale(axes, "y", min(heights) - room, max(heights) + room)
+    axes.grid()
+    return limits
 
 
 def _marker(points: Sequence[Width], width: Width) -> tuple[str, str]:
@@ -144,22 +152,25 @@ def _mark(
     accurate: bool,
 ) -> None:
     filled = width.trained or width.engine != OURS
-    colour = sheet.colour(marker[1])
-    [mark] = axes.plot(
-        *([value] for value in place),
-        marker[0],
-        markerfacecolor=colour if filled else sheet.colour("paper"),
-        markeredgecolor=colour,
-        markeredgewidth=1.3,
-        markersize=sheet.points(0.85),
-    )
     facts = [
         f"accuracy {place[1]:.2f} %" if accurate else f"{place[1]:.1f} dB",
         words.seconds(width.seconds) if _seconds(width) else "",
         words.size(width.size) if width.size else "",
         "" if width.engine != OURS else "trained" if width.trained else "not trained",
     ]
-    sheet.hover(mark, f"{width.name}: {', '.join(filter(None, facts))}")
+    shape, colour = marker
+    sheet.line(
+        axes,
+        [place[0]],
+        [place[1]],
+        colour,
+        f"{width.name}: {', '.join(filter(None, facts))}",
+        marker=shape,
+        linestyle="",
+        markerfacecolor=sheet.colour(colour if filled else "paper"),
+        markeredgewidth=1.3,
+        markersize=sheet.points(0.85),
+    )
 
 
 def _reference(sheet: Sheet, axes: Axes, labels: Labels, width: Width, x: float) -> None:
@@ -216,7 +227,7 @@ def _caption(report: Report, points: Sequence[Width], accurate: bool) -> str:
         said.append("widths that are not trained would gain by training, 1 bit most")
     said.append("no point lies left of the line and above it")
     missing = [w for w in report.widths if w not in points and w.reason]
-    said += [f"{words.clean(w.name)} is not there: {words.clean(w.reason)}" for w in missing]
+    said += [f"not there: {words.clean(w.name)} ({words.clean(w.reason)})" for w in missing]
     return " ".join(map(words.sentence, said))
 
 

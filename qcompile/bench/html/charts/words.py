@@ -78,13 +78,13 @@ def share(value: float) -> str:
 def tick_seconds(value: float) -> str:
     """A time on a scale, whose numbers are round: "10 µs"."""
     step, unit = _scaled(value * 1.0001, _SECONDS)
-    return f"{value / step:.3g} {unit}"
+    return f"{value / step:,.10g} {unit}" if value else "0"
 
 
 def tick_size(value: float) -> str:
     """Bytes on a scale, whose numbers are round: "64 KiB"."""
     step, unit = _scaled(value, _SIZES)
-    return f"{value / step:.3g} {unit}"
+    return f"{value / step:,.10g} {unit}"
 
 
 def times(ratio: float) -> str:
