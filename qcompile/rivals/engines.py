@@ -10,7 +10,7 @@ from torch import nn
 from qcompile.errors import QCompileError
 from qcompile.rivals import ort, ov, pytorch
 from qcompile.rivals.entrant import Entrant, Inputs
-from qcompile.rivals.onnx_model import Models
+from qcompile.rivals.onnx_int8 import Models
 
 NAMES = (
     *("fp32", "inductor", *pytorch.ENGINES),

@@ -103,18 +103,23 @@ class Once(Generic[_Made]):
 
 
 @contextmanager
-def unavailable_if(*errors: type[Exception], saying: str = "") -> Iterator[None]:
-    """Turn those exceptions into `Unavailable`, with the first line of what they say.
+def unavailable_if(*errors: type[Exception], saying: str = "", line: int = 0) -> Iterator[None]:
+    """Turn those exceptions into `Unavailable`, with one line of what they say.
 
     Args:
         saying: what stands before that, as "ONNX cannot express it: ".
+        line: which, the first or -1, the last.
     """
     try:
         yield
     except errors as error:
-        lines = str(error).strip().splitlines()
-        text = lines[0] if lines else type(error).__name__
-        raise Unavailable(f"{saying}{text[:_LONGEST]}") from error
+        raise Unavailable(f"{saying}{line_of(error, line)}") from error
+
+
+def line_of(error: BaseException, line: int = 0) -> str:
+    """One line of what an error says, shortened; its type where it says nothing."""
+    text = (str(error).strip() or type(error).__name__).splitlines()[line].strip()
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 def not_installed(package: str) -> Unavailable:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections import Counter
 from functools import partial
 from typing import Any
 
@@ -10,31 +11,34 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qcompile.rivals import onnx_model
-from qcompile.rivals.entrant import Entrant, Inputs, Once, Ready, not_installed
-from qcompile.rivals.onnx_model import Models
+from qcompile.rivals import onnx_int8, onnx_model
+from qcompile.rivals.entrant import Entrant, Inputs, Once, Ready, not_installed, unavailable_if
+from qcompile.rivals.onnx_int8 import Models
 
 PACKAGE = "openvino"
 INT8, BINARY = "OpenVINO int8", "OpenVINO 1 bit"
+_ISA = re.compile(r"sse|avx|amx|neon|sve|asimd")
 
 
 def entrant(models: Models, precision: str, threads: int) -> Entrant:
     """A network in "float32" or "int8"."""
     if precision == "int8":
-        key, made, how = "openvino", models.int8, f"{onnx_model.HOW}, {onnx_model.HOW_INT8}"
+        key, made, how = "openvino", models.int8, onnx_int8.HOW
     else:
         key, made, how = "openvino-fp32", models.float32, onnx_model.HOW
+    how = f"{how}; latency hint, one stream"
     prepare = partial(_prepare, made, threads, "f32" if precision == "float32" else None)
     return Entrant(key, f"OpenVINO {precision}", prepare, precision, how, PACKAGE)
 
 
 def _prepare(made: Once[Any], threads: int, floats: str | None, inputs: Inputs) -> Ready:
-    core = openvino().Core()
-    read = core.read_model(made().SerializeToString())
-    names = onnx_model.names(inputs)
-    read.reshape({name: list(x.shape) for name, x in zip(names, inputs, strict=True)})
-    fed = [x.numpy() for x in inputs]
-    return run(read, fed, threads, precision=floats, size=made().ByteSize())
+    core = openvino().Core()  # before a model is made for nothing
+    model = made()
+    with unavailable_if(RuntimeError, saying="OpenVINO cannot run it: ", line=-1):
+        read = core.read_model(model.SerializeToString())
+        names = onnx_model.names(model)
+        read.reshape({name: list(x.shape) for name, x in zip(names, inputs, strict=True)})
+        return run(read, inputs, threads, precision=floats, size=model.ByteSize())
 
 
 def openvino() -> Any:
@@ -67,7 +71,7 @@ def _binary_chain(count: int, threads: int, inputs: Inputs) -> Ready:
     for _ in range(count):
         high = random.integers(0, 2, (channels, channels, 3, 3), dtype=np.uint8)
         value = binary_convolution(ov, value, np.zeros(channels, np.float32), high)
-    return run(ov.Model([value], [graph], "chain"), [x.numpy()], threads, precision="f32")
+    return run(ov.Model([value], [graph], "chain"), inputs, threads, precision="f32")
 
 
 def binary_convolution(
@@ -92,7 +96,7 @@ def binary_convolution(
 
 def run(
     model: Any,
-    inputs: Sequence[np.ndarray[Any, Any]],
+    inputs: Inputs,
     threads: int,
     precision: str | None = None,
     size: int | None = None,
@@ -112,17 +116,33 @@ def run(
     }
     if precision is not None:
         config["INFERENCE_PRECISION_HINT"] = precision
-    request = ov.Core().compile_model(model, "CPU", config).create_infer_request()
-    for index, x in enumerate(inputs):
-        request.set_input_tensor(index, ov.Tensor(x, shared_memory=True))
-    return Ready(partial(_infer, request), partial(_output, request), size)
+    compiled = ov.Core().compile_model(model, "CPU", config)
+    request = _Request(ov, compiled.create_infer_request(), inputs)
+    request()
+    return Ready(request, request.output, size, _kernels(compiled))
 
 
-def _infer(request: Any) -> None:
-    request.start_async()
-    request.wait()
+def _kernels(compiled: Any) -> str:
+    """The kernels that it says it runs, the most frequent first, as "brgconv_avx512_I8"."""
+    facts = (node.get_rt_info() for node in compiled.get_runtime_model().get_ordered_ops())
+    kinds = Counter(info["primitiveType"].astype(str) for info in facts)
+    return ", ".join(kind for kind, _ in kinds.most_common() if _ISA.search(kind))
 
 
-def _output(request: Any) -> Tensor:
-    _infer(request)
-    return torch.from_numpy(request.get_output_tensor(0).data.copy())
+class _Request:
+    """A request with its inputs, whose memory it only borrows."""
+
+    def __init__(self, ov: Any, request: Any, inputs: Inputs) -> None:
+        self._request = request
+        self._arrays = [x.contiguous().numpy() for x in inputs]
+        for index, array in enumerate(self._arrays):
+            request.set_input_tensor(index, ov.Tensor(array, shared_memory=True))
+
+    def __call__(self) -> None:
+        self._request.start_async()
+        self._request.wait()
+
+    def output(self) -> Tensor:
+        """The first output."""
+        self()
+        return torch.from_numpy(self._request.get_output_tensor(0).data.copy())

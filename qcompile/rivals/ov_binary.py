@@ -38,7 +38,7 @@ def _network(
     graph = package.opset13.parameter(list(x.shape), np.float32)
     with torch.no_grad():
         result = _Translation(package, model, x).run(graph)
-    return ov.run(package.Model([result], [graph], "binary"), [x.numpy()], threads, precision)
+    return ov.run(package.Model([result], [graph], "binary"), inputs, threads, precision)
 
 
 class _Translation(Interpreter):

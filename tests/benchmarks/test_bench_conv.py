@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 import bench_conv
 import binary_chain
@@ -18,8 +18,8 @@ import machine_facts
 from binary_chain import Shape
 from qcompile.bench import limits
 from qcompile.ir.ops import pack_words
-from qcompile.rivals import ov
-from qcompile.rivals.entrant import Unavailable
+from qcompile.rivals import ov, pytorch
+from qcompile.rivals.entrant import Inputs, Ready, Unavailable
 from timed_rows import Settings
 
 RIVALS = [
@@ -91,16 +91,23 @@ def test_openvinos_binary_convolution_is_the_one_that_is_meant() -> None:
     high = random.integers(0, 2, (64, 64, 3, 3), dtype=np.uint8)
     graph = package.opset13.parameter(list(x.shape), np.float32)
     value = ov.binary_convolution(package, graph, tau, high)
-    got = ov.run(package.Model([value], [graph], "one"), [x], 1, precision="f32").output()
+    whole = package.Model([value], [graph], "one")
+    got = ov.run(whole, (torch.from_numpy(x),), 1, precision="f32").output()
+    assert got is not None
     signs = torch.where(torch.from_numpy(x > tau.reshape(1, -1, 1, 1)), 1.0, -1.0)
     wanted = F.conv2d(signs, torch.from_numpy(2.0 * high - 1).float(), padding=1)
     assert torch.equal(got, wanted)
+
+
+def busy(model: nn.Module, inputs: Inputs) -> Ready:
+    raise Unavailable("the compiler is busy")
 
 
 def test_every_rival_stands_in_the_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(machine_facts, "pin", lambda threads: None)
+    monkeypatch.setattr(pytorch, "_inductor", busy)  # seconds each, and tested with the engines
     monkeypatch.setattr(bench_conv, "SHORT", 1)
     monkeypatch.setattr(bench_conv, "LONG", 2)
     paths = tmp_path / "out.json", tmp_path / "out.md"
@@ -116,6 +123,7 @@ def test_every_rival_stands_in_the_table(
     assert [n for n in list(rows)[len(expected) :] if not n.startswith("limit, ")] == []
     assert "no-such-processor" in rows[other]["reason"]
     assert rows[mine]["reason"] == ""
+    assert rows["PyTorch float32, inductor"]["reason"] == "the compiler is busy"
     for row in rows.values():
         assert (row["ms"] is None) == bool(row["reason"]), row
     if whole["limit"]["best"]["1 bit"]:

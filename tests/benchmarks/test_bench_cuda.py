@@ -67,7 +67,7 @@ class TestEmulated:
         place = bench_cuda.Place("cpu", settings, 80)
         chain = bench_cuda.chains(Shape(32, 3), 1, 1, place)[0]
         with pytest.raises(Unavailable, match="GPU"):
-            chain.prepare(torch.zeros(1, 32, 3, 3))
+            chain.prepare((torch.zeros(1, 32, 3, 3),))
 
 
 def test_without_a_gpu_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:

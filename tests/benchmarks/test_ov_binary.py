@@ -71,4 +71,4 @@ def test_eight_bits_are_near_the_floats() -> None:
 
 def test_what_is_not_translated_is_said() -> None:
     with pytest.raises(Unavailable, match="Sigmoid is not translated"):
-        ov_binary.entrant(lambda: nn.Sequential(nn.Sigmoid()), 1).prepare(torch.ones(1, 3, 8, 8))
+        ov_binary.entrant(lambda: nn.Sequential(nn.Sigmoid()), 1).prepare((torch.ones(1, 3, 8, 8),))
