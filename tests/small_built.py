@@ -8,6 +8,7 @@ from types import ModuleType
 import torch
 from small_nets import generator
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from qcompile import api, kernels
 from qcompile.bench.built import Built, Made
@@ -45,6 +46,13 @@ def batches(count: int = 2, size: int = 6) -> tuple[tuple[Tensor, ...], ...]:
     return tuple((torch.randn(size, 1, 8, 8, generator=random),) for _ in range(count))
 
 
+def calibrated(model: nn.Module, recipe: Recipe) -> GraphModule:
+    """The network with its quantizers, which have seen `batches()`."""
+    prepared = api.prepare(model.eval(), (batches()[0][0][:1],), recipe)
+    calibrate(prepared, batches())
+    return prepared
+
+
 def built(recipe: Recipe, module: ModuleType | None = None, trained: str = "not trained") -> Built:
     """The network, calibrated and compiled for this machine.
 
@@ -54,8 +62,7 @@ def built(recipe: Recipe, module: ModuleType | None = None, trained: str = "not 
     torch.manual_seed(0)
     model, data = Residual().eval(), batches()
     examples = (data[0][0][:1],)
-    prepared = api.prepare(model, examples, recipe)
-    calibrate(prepared, data)
+    prepared = calibrated(model, recipe)
     converted = api.convert(prepared)
     targets = (Target(),)
     selection, lowered = kernels.lower(converted, targets)
