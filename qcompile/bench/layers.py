@@ -20,7 +20,7 @@ from qcompile.explanation import Reasons, lines_of
 from qcompile.ir.graph import module_of
 from qcompile.program import Program
 from qcompile.program_info import KernelInfo, LayerInfo
-from qcompile.rivals.pytorch import channels_last, laid_out
+from qcompile.rivals.pytorch import in_best_layout
 
 CALL = "(call)"  # path of the last row: what a call takes beside its layers
 SECONDS = 2.0
@@ -98,7 +98,7 @@ def _row(path: str, known: LayerInfo | None, kernels: Sequence[KernelInfo]) -> L
     products = [kernel for kernel in kernels if kernel.layer == path and kernel.macs]
     row = Layer(
         path,
-        method=_method(products[0]) if products else "",
+        method=_method(max(products, key=lambda kernel: kernel.macs)) if products else "",
         macs=sum(kernel.macs for kernel in products),
     )
     if known is None:
@@ -153,9 +153,9 @@ def _with_model(
     seconds: float,
 ) -> tuple[Layer, ...]:
     """The same layers, with what the float network and the stages tell of them."""
-    network = channels_last(made.file.model)
-    traced = api.traced(network, made.file.example_inputs)
-    before, how = _before(found, network, traced, made, program, laid_out(sample), seconds)
+    network, inputs = in_best_layout(made.file.model, sample)
+    traced = api.traced(network, inputs)
+    before, how = _before(found, network, traced, made, program, inputs, seconds)
     traffic = moved(made, program.variant.arch)
     seen = observe(made.prepared, made.calibration)
     lines = lines_of(made.lowered) | lines_of(traced)

@@ -25,7 +25,7 @@ from qcompile.ir.plan import FLOAT_BITS
 from qcompile.quant.recipe import Recipe
 from qcompile.recording import Recording
 from qcompile.rivals.entrant import Unavailable
-from qcompile.rivals.pytorch import FBGEMM, channels_last, laid_out, static_int8, weight_bytes
+from qcompile.rivals.pytorch import FBGEMM, in_best_layout, laid_out, static_int8, weight_bytes
 from qcompile.rivals.turns import take_turns
 from qcompile.sensitivity_noise import Noise
 from qcompile.steps import Steps
@@ -194,7 +194,7 @@ def _float(made: Made, sample: tuple[Tensor, ...]) -> _Point:
     model = made.file.model
     told = Width("PyTorch float32", "fp32", (FLOAT_BITS, FLOAT_BITS), size=weight_bytes(model))
     trained = replace(told, trained=made.trained != "not trained")
-    return _Point(trained, channels_last(model), laid_out(sample), _knows_weights(made))
+    return _Point(trained, *in_best_layout(model, sample), _knows_weights(made))
 
 
 def _int8(made: Made, sample: tuple[Tensor, ...], steps: Steps) -> _Point:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_built import Residual, batches, built
+from small_built import built
 from torch import Tensor, nn
 from torch.fx import symbolic_trace
 
@@ -18,13 +18,13 @@ from qcompile.bench import before, ranges
 from qcompile.bench import layers as layers_module
 from qcompile.bench.built import Built, Made
 from qcompile.bench.layers import CALL, layers, plus, times
-from qcompile.bench.results import Layer, Parts, Range
+from qcompile.bench.results import Layer, Parts
 from qcompile.bench.traffic import moved, running
 from qcompile.errors import QCompileError
-from qcompile.quant.activations import DynamicActivation, PactActivation, UnitActivation
+from qcompile.profile_report import KernelTime, Profile, Spread
+from qcompile.program import Program
 from qcompile.quant.recipe import Recipe
-from qcompile.quant.training import quant_layers
-from qcompile.sensitivity_noise import Noise
+from qcompile.rivals.pytorch import in_best_layout
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,6 @@ def test_a_program_alone(net: Built) -> None:
     assert (body.before, body.activations, body.sqnr_db, body.moved) == (None, None, None, 0)
     assert (body.kind, body.bits, body.where) == ("Conv2d", (1, 1), "")
     assert body.after is not None
-    assert body.after.matmul > 0
     assert body.weights_after == 32 * 32 * 9 // 8
 
 
@@ -102,27 +101,57 @@ def test_a_layer_that_nobody_needs(net: Built) -> None:
 # --- after ---------------------------------------------------------------------------------------
 
 
-def test_without_phases_products_are_whole(found: dict[str, Layer]) -> None:
-    stem, body, mean, head, call = (layer.after or Parts() for layer in found.values())
-    assert stem.pack > 0  # the input is quantized by a kernel of its own
-    for parts in (stem, body, head):
-        assert parts.matmul > 0
-        assert parts.epilogue == parts.other == 0
-    assert mean.total == mean.epilogue
-    assert call.total == call.other > 0
-    assert "inside of kernels of products count as products" in found[CALL].note
-    assert re.search(r"kernels and calling them add up to \d+% of a call", found[CALL].note)
+@pytest.fixture
+def timed(net: Built, monkeypatch: pytest.MonkeyPatch) -> Built:
+    """The program alone, whose kernels take 1, 2, 3, ... seconds, and its calls 20."""
+
+    def profile(self: Program, *inputs: Any, seconds: float) -> Profile:
+        kernels = self.variant.kernels
+        times = [KernelTime.of(k, Spread(i, i, i), 1) for i, k in enumerate(kernels, 1)]
+        call, calling = Spread(20, 20, 20), Spread(2, 2, 2)
+        return Profile("net", self.variant.arch, 1, 7, call, 20.0, calling, tuple(times))
+
+    monkeypatch.setattr(Program, "profile", profile)
+    return Built(net.program, "")
 
 
-def test_phases_share_a_kernel_out(net: Built) -> None:
-    shares = [Parts(pack=0.25, matmul=0.5, epilogue=0.25)] * len(net.program.variant.kernels)
-    found = layers(Built(net.program, ""), seconds=0.01, phases=shares)
-    body, mean = (layer.after or Parts() for layer in found[1:3])
-    assert body.pack > 0
-    assert body.pack == pytest.approx(body.epilogue)
-    assert body.matmul == pytest.approx(2 * body.pack)
-    assert mean.total == mean.epilogue
+def test_without_phases_products_are_whole(timed: Built) -> None:
+    found = layers(timed)
+    assert [layer.after for layer in found] == [
+        Parts(pack=1, matmul=2),  # the input is quantized by a kernel of its own
+        Parts(matmul=3),
+        Parts(epilogue=4),
+        Parts(matmul=5),
+        Parts(other=5),
+    ]
+    assert found[-1].note == (
+        "the program's kernels and calling them add up to 85% of a call (medians of 7 rounds); "
+        "packing and epilogues inside of kernels of products count as products"
+    )
+
+
+def test_phases_share_a_kernel_out(timed: Built) -> None:
+    shares = [Parts(pack=0.25, matmul=0.5, epilogue=0.125, other=0.125)] * 5
+    found = layers(timed, phases=shares)
+    assert [layer.after for layer in found] == [
+        Parts(pack=1.5, matmul=1, epilogue=0.25, other=0.25),
+        Parts(0.75, 1.5, 0.375, 0.375),
+        Parts(epilogue=4),
+        Parts(1.25, 2.5, 0.625, 0.625),
+        Parts(other=5),
+    ]
     assert "inside of" not in found[-1].note
+
+
+def test_parts_that_are_more_than_the_whole_are_told(
+    timed: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = timed.program.profile(seconds=1.0)
+    short = replace(whole, call=Spread(10, 10, 10))
+    monkeypatch.setattr(Program, "profile", lambda *_, **__: short)
+    call = layers(timed)[-1]
+    assert call.after == Parts()
+    assert "170% of a call (medians of 7 rounds); measure longer" in call.note
 
 
 def test_phases_of_another_program_are_refused(net: Built) -> None:
@@ -232,87 +261,48 @@ def test_functions_and_methods_are_timed_too() -> None:
     assert told.call > 0
 
 
-# --- ranges --------------------------------------------------------------------------------------
+class _Viewed(nn.Module):
+    """Whose view is of torch's own order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).view(x.shape[0], -1)
 
 
-def test_ranges_are_those_of_all_calibration_data(made: Made, found: dict[str, Layer]) -> None:
-    x = torch.cat([batch[0] for batch in batches()])
-    seen = found["stem"].activations
-    assert seen is not None
-    assert (seen.low, seen.high) == (float(x.min()), float(x.max()))
-    low, high = seen.middle
-    assert 0.985 < float(((low < x) & (x < high)).float().mean()) < 0.995
-    quantizer: Any = quant_layers(made.prepared)["stem"].activation
-    p = quantizer.qparams()
-    ends = [float((level - p.zero_point) * p.scale) for level in (0, 255)]
-    assert seen.quantized == pytest.approx(ends)
-    body = found["body"].activations
-    assert body is not None
-    assert body.quantized == (-1.0, 1.0)
-    assert found["mean"].activations is None
+def test_channels_last_where_the_network_can() -> None:
+    x = torch.randn(2, 3, 5, 5)
+    viewed, given = in_best_layout(_Viewed(), (x,))
+    assert given[0] is x
+    assert viewed(*given).shape == (2, 36)
+    _, given = in_best_layout(nn.Conv2d(3, 4, 3), (x,))
+    assert given[0].is_contiguous(memory_format=torch.channels_last)
 
 
-def test_wide_layers_lose_less_than_narrow_ones(found: dict[str, Layer]) -> None:
-    stem, body, head = (found[path].sqnr_db or 0.0 for path in ("stem", "body", "head"))
-    assert min(stem, head) > 35
-    assert 0 < body < 10
+def test_the_largest_product_tells_the_method(net: Built) -> None:
+    [kernel] = [k for k in net.program.variant.kernels if k.layer == "body"]
+    small = replace(kernel, kind="float32", method="", macs=9)
+    row = layers_module._row("body", None, [small, kernel])
+    assert row.method.startswith("xnor-popcount")
+    assert row.macs == kernel.macs + 9
 
 
-def test_a_layer_in_float_is_the_users_own(made: Made) -> None:
-    """Its BatchNorm included; the head reads what the quantizer of no layer changed."""
-    layer, model, x = quant_layers(made.prepared)["stem"], made.file.model, batches()[0][0]
-    assert isinstance(model, Residual)
-    with torch.no_grad():
-        torch.testing.assert_close(ranges.in_float(layer, x), model.norm(model.stem(x)))
-        head, y = quant_layers(made.prepared)["head"], torch.randn(3, 32)
-        torch.testing.assert_close(ranges.in_float(head, y), model.head(y))
+# --- what else is told ---------------------------------------------------------------------------
 
 
-def test_time_for_ranges_is_limited(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranges, "_AT_ONCE", 4)
-    seen = ranges.observe(made.prepared, made.calibration, 1e-9)
-    assert (seen.samples, seen.of) == (4, 12)
+def test_what_reaches_a_layer_and_what_it_loses(made: Made, found: dict[str, Layer]) -> None:
+    seen = ranges.observe(made.prepared, made.calibration)
+    for path in ("stem", "body", "head"):
+        assert found[path].activations == seen.ranges[path]
+        assert found[path].sqnr_db == seen.sqnr_db[path]
+    assert (found["mean"].activations, found["mean"].sqnr_db) == (None, None)
+
+
+def test_ranges_that_were_cut_short_are_told(made: Made) -> None:
+    seen = ranges.Seen({}, {}, samples=4, of=1200)
     assert layers_module._unseen(seen) == [
-        "ranges are those of the first 4 of 12 calibration samples"
+        "ranges are those of the first 4 of 1,200 calibration samples"
     ]
-    assert layers_module._unseen(replace(seen, samples=12)) == []
-
-
-def test_values_that_are_no_numbers_have_no_range(made: Made) -> None:
-    x = torch.full((2, 1, 8, 8), float("nan"))
-    seen = ranges.observe(made.prepared, [(x,)])
-    assert seen.ranges["stem"] is None
-
-
-def test_nothing_stays_behind_in_the_network(made: Made) -> None:
-    x = made.calibration[0][0]
-    state = {name: value.clone() for name, value in made.prepared.state_dict().items()}
-    ranges.observe(made.prepared, made.calibration)
-    assert not any(m._forward_hooks for m in made.prepared.modules())
-    for name, value in made.prepared.state_dict().items():
-        assert torch.equal(value, state[name]), name
-    assert torch.equal(made.prepared(x), made.converted(x))
-
-
-def test_what_other_quantizers_can_represent() -> None:
-    assert ranges.representable(UnitActivation(2)) == pytest.approx((0.0, 1.0))
-    assert ranges.representable(DynamicActivation(8)) is None
-    pact = PactActivation(4)
-    with torch.no_grad():
-        pact.clip.fill_(3.0)
-    assert ranges.representable(pact) == pytest.approx((0.0, 3.0))
-
-
-@pytest.mark.parametrize(
-    ("signal", "error", "expected"),
-    [(100.0, 1.0, 20.0), (1.0, 0.0, None), (0.0, 1.0, None)],
-)
-def test_decibels(signal: float, error: float, expected: float | None) -> None:
-    assert ranges.decibels(Noise(signal, error)) == expected
-
-
-def test_a_range_is_plain_numbers(found: dict[str, Layer]) -> None:
-    seen = found["stem"].activations
-    assert isinstance(seen, Range)
-    for value in (seen.low, seen.high, *seen.middle, *(seen.quantized or ())):
-        assert type(value) is float
+    assert layers_module._unseen(replace(seen, samples=1200)) == []
