@@ -140,7 +140,8 @@ def test_names_in_sentences() -> None:
     assert words.named(layers[:3]) == "a, b and c"
     assert words.named(layers) == "a, b, c and 2 more"
     assert words.clean("a\nb\x00\ud800") == "a b\ufffd?"
-    assert words.path(Layer("عربي")) == "\u2068عربي\u2069"
+    assert words.name("عربي") == "\u2068عربي\u2069"
+    assert words.name("n" * 61) == "n" * 30 + "…" + "n" * 30
     assert words.sentence("it is") == "It is."
     assert words.sentence("qcompile is") == "qcompile is."
     assert words.sentence("") == ""

@@ -119,7 +119,7 @@ def _caption(layers: Sequence[Layer], sides: Sequence[str]) -> str:
         whole = sum(total(layer, "after") for layer in layers)
         top = max(layers, key=lambda layer: total(layer, "after"))
         taken = words.share(total(top, "after") / whole)
-        said.append(f"after, {words.path(top)} takes {taken} of the time")
+        said.append(f"after, {words.name(top.path)} takes {taken} of the time")
         sums = {p: sum(parts(layer, "after").get(p, 0.0) for layer in layers) for p in PARTS}
         most = max(sums, key=lambda part: sums[part])
         said[0] += f", and of all of it {words.share(sums[most] / whole)} is {most}"

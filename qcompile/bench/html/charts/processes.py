@@ -93,6 +93,6 @@ def _caption(report: Report, runs: Sequence[Run]) -> str:
     width, key, run = max(found, key=lambda entry: entry[0])
     return (
         "Each dot is the median of one fresh process; differences within the band say nothing. The "
-        f"processes differ most for {engine_name(report, key)} at {condition(run)}: by "
+        f"processes differ most for {words.name(engine_name(report, key))} at {condition(run)}: by "
         f"{words.share(width)}."
     )

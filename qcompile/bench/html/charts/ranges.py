@@ -135,7 +135,7 @@ def _caption(layers: Sequence[Layer]) -> str:
         most = max(cut, key=_cut)
         said = (
             f"In {len(cut)} of {words.plural(len(fixed), 'quantized layer')} the quantizer ends within "
-            f"the middle 99 % of the values, furthest in {words.path(most)}: "
+            f"the middle 99 % of the values, furthest in {words.name(most.path)}: "
             f"{words.share(_cut(most))} of that range is beyond it."
         )
     elif fixed:

@@ -226,7 +226,7 @@ def _legend(sheet: Sheet, methods: Sequence[str], left: float, width: float) -> 
 def _caption(report: Report, points: Sequence[Point], roofs: Sequence[Roof]) -> str:
     said = []
     slowest = max(points, key=lambda p: total(p.layer, "after"))
-    name = words.path(slowest.layer)
+    name = words.name(slowest.layer.path)
     if slowest.share is not None:
         said.append(
             f"the slowest layer, {name}, reaches {words.share(slowest.share)} of its roof, "

@@ -125,7 +125,7 @@ def scale(
     if log:
         (axes.set_xscale if which == "x" else axes.set_yscale)("log")
         few = math.log10(high / low) < 2.2
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,), numticks=12))
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,), numticks=max(most, 3)))
         axis.set_minor_locator(NullLocator())
     else:
         axis.set_major_locator(MaxNLocator(most, steps=[1, 2, 2.5, 5, 10]))

@@ -200,9 +200,9 @@ def _caption(report: Report, runs: Sequence[Run]) -> str:
         nearest = min(ratios, key=lambda key: ratios[key])
         name, ratio = engine_name(report, nearest), ratios[nearest]
         said.append(
-            f"the fastest of the others, {name}, takes {words.digits(ratio)} times as long"
+            f"the fastest of the others, {words.name(name)}, takes {words.digits(ratio)} times as long"
             if ratio >= 1
-            else f"the fastest, {name}, takes {words.share(ratio)} of that"
+            else f"the fastest, {words.name(name)}, takes {words.share(ratio)} of that"
         )
     lost = _lost(report, runs)
     if lost:
@@ -225,5 +225,6 @@ def _lost(report: Report, runs: Sequence[Run]) -> list[str]:
         ]
         if behind:
             ratio, run = min(behind, key=lambda entry: entry[0])
-            found.append(f"{engine_name(report, key)} ({words.times(ratio)} at {condition(run)})")
+            name = words.name(engine_name(report, key))
+            found.append(f"{name} ({words.times(ratio)} at {condition(run)})")
     return found

@@ -79,7 +79,7 @@ def _caption(report: Report, layers: Sequence[Layer]) -> str:
     if known:
         worst = min(known, key=lambda layer: layer.sqnr_db or 0.0)
         said.append(
-            f"the noisiest is {words.path(worst)} with {_value(worst)}: its noise is "
+            f"the noisiest is {words.name(worst.path)} with {_value(worst)}: its noise is "
             f"{words.share(10 ** (-(worst.sqnr_db or 0.0) / 10))} of the signal's power"
         )
     bad = sum((layer.sqnr_db or 0.0) < _LITTLE for layer in known)

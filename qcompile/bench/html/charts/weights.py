@@ -108,7 +108,7 @@ def _caption(layers: Sequence[Layer]) -> str:
         top = max(layers, key=lambda layer: layer.weights_after)
         part = words.share(top.weights_after / after)
         bits = words.bits(top.bits)
-        said[0] += f"; {part} of these are in {words.path(top)}"
+        said[0] += f"; {part} of these are in {words.name(top.path)}"
         said[0] += f" ({bits})" if bits else ""
     larger = [layer for layer in layers if layer.weights_after > layer.weights_before]
     if larger:

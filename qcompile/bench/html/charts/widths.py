@@ -119,9 +119,10 @@ def _scales(
     xs = [x for x in map(value, known) if x is not None]
     log = value is _size or max(xs) / min(xs) > _LOG
     limits = (min(xs) / 1.6, max(xs) * 2.2) if log else (0.0, max(xs) * 1.25)
-    scale(axes, "x", *limits, log=log)
+    width = axes.get_position().width * sheet.width
+    scale(axes, "x", *limits, log=log, most=int(width / 5))
     if value is _size:
-        doublings(axes, axes.get_position().width * sheet.width)
+        doublings(axes, width)
     else:
         axes.xaxis.set_major_formatter(lambda at, _: words.tick_seconds(at))
     what = "time of a call of one sample" if value is _seconds else "size"
@@ -220,14 +221,16 @@ def _caption(report: Report, points: Sequence[Width], accurate: bool) -> str:
     if ours:
         fastest = min(ours, key=lambda w: w.seconds or math.inf)
         best = max(ours, key=lambda w: _height(w, accurate) or -math.inf)
-        said.append(f"the fastest of qcompile's, {fastest.name}, {_told(fastest, accurate)}")
+        said.append(
+            f"the fastest of qcompile's, {words.name(fastest.name)}, {_told(fastest, accurate)}"
+        )
         if best != fastest:
-            said.append(f"the most accurate, {best.name}, {_told(best, accurate)}")
+            said.append(f"the most accurate, {words.name(best.name)}, {_told(best, accurate)}")
     if any(not w.trained for w in points if w.engine == OURS):
         said.append("widths that are not trained would gain by training, 1 bit most")
     said.append("no point lies left of the line and above it")
     missing = [w for w in report.widths if w not in points and w.reason]
-    said += [f"not there: {words.clean(w.name)} ({words.clean(w.reason)})" for w in missing]
+    said += [f"not there: {words.name(w.name)} ({words.clean(w.reason)})" for w in missing]
     return " ".join(map(words.sentence, said))
 
 

@@ -15,8 +15,8 @@ __all__ = [
     "clean",
     "digits",
     "finite",
+    "name",
     "named",
-    "path",
     "plural",
     "rate",
     "seconds",
@@ -33,6 +33,7 @@ __all__ = [
 _SECONDS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 _RATES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
 _SIZES = ((2.0**40, "TiB"), (2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB"), (1.0, "B"))
+_LONG = 60
 FLOAT_BITS = 32
 
 
@@ -106,9 +107,11 @@ def why(report: Report, part: str, otherwise: str) -> str:
     return sentence((report.absent or {}).get(part) or otherwise)
 
 
-def path(layer: Layer) -> str:
-    """Of a layer, for a sentence: letters that run from right to left leave its order alone."""
-    text = clean(layer.path)
+def name(text: str) -> str:
+    """A name for a sentence, not too long; letters that run from right to left leave its order alone."""
+    text = clean(text)
+    if len(text) > _LONG:
+        text = f"{text[: _LONG // 2]}…{text[-_LONG // 2 :]}"
     if any(unicodedata.bidirectional(letter) in ("R", "AL", "AN") for letter in text):
         return f"\N{FIRST STRONG ISOLATE}{text}\N{POP DIRECTIONAL ISOLATE}"
     return text
@@ -116,7 +119,7 @@ def path(layer: Layer) -> str:
 
 def named(layers: Iterable[Layer], most: int = 3) -> str:
     """Paths of some layers, the first few: "conv1, conv2 and 4 more"."""
-    paths = [path(layer) for layer in layers]
+    paths = [name(layer.path) for layer in layers]
     more = len(paths) - most
     if more > 0:
         return f"{', '.join(paths[:most])} and {more} more"
