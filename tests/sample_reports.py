@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 
@@ -112,11 +113,16 @@ def disturbed(
     return tuple(tuple(row) for row in (seconds * np.exp(logs)).tolist())
 
 
+@cache
+def _whole() -> Report:
+    return report()
+
+
 def of_samples(
     *runs: dict[str, tuple[tuple[float, ...], ...]], batches: tuple[int, ...] = (1, 8, 64)
 ) -> Report:
     """A report of the engines' samples in each run, one thread; all else as of `report`."""
-    whole = report()
+    whole = _whole()
     found = [
         Run(
             batch,

@@ -12,9 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from qcompile.bench import words
-from qcompile.bench.comparison import FASTER, MISSING, NOISY, SAME, SLOWER, Comparison, Row
+from qcompile.bench.comparison import FASTER, MISSING, NOISY, SAME, SLOWER, Comparison, Machine, Row
 from qcompile.bench.markdown import cell, table
-from qcompile.bench.results import Spread
 
 VERDICTS = {
     SLOWER: ("SLOWER", "bold red"),
@@ -54,7 +53,7 @@ def sentences(found: Comparison) -> Iterator[str]:
     """What else is to be known about the times."""
     for row in found.rows:
         if row.machine is not None:
-            yield f"{row.setting}: {_machine(row.machine.ratio, row)}"
+            yield f"{row.setting}: {_machine(row.machine)}"
     if not any(row.machine for row in found.rows):
         yield (
             "No other engine is the same in both: a machine that became slower looks like a program "
@@ -65,13 +64,14 @@ def sentences(found: Comparison) -> Iterator[str]:
         yield f"The reports state noise of {min(stated):.1%} to {max(stated):.1%} a run (A/A)."
 
 
-def _machine(ratio: Spread, row: Row) -> str:
-    assert row.machine is not None
-    engines = words.listed(list(row.machine.engines))
-    told = f"{change(ratio.median)} ({change(ratio.low)} to {change(ratio.high)})"
-    if row.machine.corrected:
-        return f"the machine itself took {told} in B, by {engines}: that is taken out."
-    return f"no change of the machine seen: {engines} took {told} in B."
+def _machine(machine: Machine) -> str:
+    engines, ratio = words.listed(list(machine.engines)), machine.ratio
+    told = (
+        f"{engines} took {change(ratio.median)} ({change(ratio.low)} to {change(ratio.high)}) in B"
+    )
+    if change(machine.taken) == change(1.0):
+        return f"no change of the machine seen: {told}."
+    return f"the machine itself changed: {told}; {change(machine.taken)} is taken out."
 
 
 def summary(found: Comparison) -> str:

@@ -3,7 +3,8 @@
 A run is judged by Student's t on one number a process (`qcompile.bench.statistics.difference`), all runs
 together by Holm's method, so that in all of them ERROR is the chance of a false alarm. What is certain and less
 than a threshold is no regression: clocks and neighbours change between two reports, which no process of either
-can tell. Other engines can: where those that did not change did so with certainty, theirs is taken out.
+can tell. Other engines can: by how much those changed that are the same in both is taken out, as far as it is no
+chance.
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ class Machine:
     Attributes:
         engines: their keys.
         ratio: of their times, B by A, with its 95 % interval.
-        corrected: whether it is certain, and taken out of the program's ratio.
+        taken: the part of that ratio which is no chance: it is taken out of the program's; 1 if all is.
     """
 
     engines: tuple[str, ...]
     ratio: Spread
-    corrected: bool = False
+    taken: float
 
 
 @dataclass(frozen=True)
@@ -194,9 +195,9 @@ def _beside(a: Run, b: Run, steady: Sequence[str]) -> _Measured | Row:
     drift = _drift(times_a, times_b, both[len(own) :])
     if drift is None:
         return _Measured(row, found)
-    machine, drifted = drift
-    found = found.less(drifted) if machine.corrected else found
-    return _Measured(replace(row, machine=machine), found)
+    taken = math.exp(drift.certain() * drift.log)
+    machine = Machine(tuple(both[len(own) :]), drift.ratio(), taken)
+    return _Measured(replace(row, machine=machine), found.less(drift))
 
 
 def _stated(run: Run) -> float | None:
@@ -226,9 +227,7 @@ def _as_often(key: str, *reports: dict[str, Time]) -> bool:
     return all(len(times[key].samples) == len(times[OURS].samples) for times in reports)
 
 
-def _drift(
-    a: dict[str, Time], b: dict[str, Time], keys: Sequence[str]
-) -> tuple[Machine, Difference] | None:
+def _drift(a: dict[str, Time], b: dict[str, Time], keys: Sequence[str]) -> Difference | None:
     """By how much the machine itself was slower in B, as these engines tell; None without any."""
     if not keys:
         return None
@@ -236,9 +235,8 @@ def _drift(
     each = [statistics.difference(_levels(a, [key]), _levels(b, [key])).log for key in keys]
     apart = float(np.std(each, ddof=1)) / math.sqrt(len(keys)) if len(keys) > 1 else 0.0
     if apart > found.error:  # they disagree: it is them, not the machine
-        found = Difference(found.log, apart, len(keys) - 1)
-    certain = 2 * min(found.slower(), found.faster()) < ERROR
-    return Machine(tuple(keys), found.ratio(), certain), found
+        return Difference(found.log, apart, len(keys) - 1)
+    return found
 
 
 # --- verdicts ------------------------------------------------------------------------------------

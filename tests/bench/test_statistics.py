@@ -134,10 +134,14 @@ def test_a_difference_and_what_is_certain() -> None:
     assert ratio.low * ratio.high == pytest.approx(ratio.median**2)
 
 
-def test_what_is_taken_out_adds_its_own_doubt() -> None:
-    found = Difference(0.1, 0.03, 8).less(Difference(0.06, 0.04, 8))
+def test_what_is_taken_out_is_what_is_no_chance_and_adds_its_own_doubt() -> None:
+    machine = Difference(0.08, 0.04, 6)
+    assert machine.certain() == pytest.approx(0.75)
+    found = Difference(0.1, 0.04, 8).less(machine)
     assert (found.log, found.error) == pytest.approx((0.04, 0.05))
-    assert found.freedom == pytest.approx(0.05**4 / (0.03**4 / 8 + 0.04**4 / 8))
+    assert found.freedom == pytest.approx(0.05**4 / (0.04**4 / 8 + 0.03**4 / 6))
+    for log in (0.0, 0.03, -0.04):
+        assert Difference(0.1, 0.03, 8).less(Difference(log, 0.04, 8)).log == 0.1
 
 
 def test_quick_is_the_quick_quarter_of_each_process() -> None:
