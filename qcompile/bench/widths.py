@@ -24,8 +24,9 @@ from qcompile.errors import QCompileError
 from qcompile.ir.plan import FLOAT_BITS
 from qcompile.quant.recipe import Recipe
 from qcompile.recording import Recording
-from qcompile.rivals.entrant import Unavailable
+from qcompile.rivals.entrant import Unavailable, unavailable_if
 from qcompile.rivals.pytorch import FBGEMM, in_best_layout, laid_out, static_int8, weight_bytes
+from qcompile.rivals.quiet import quiet
 from qcompile.rivals.turns import take_turns
 from qcompile.sensitivity_noise import Noise
 from qcompile.steps import Steps
@@ -198,14 +199,16 @@ def _float(made: Made, sample: tuple[Tensor, ...]) -> _Point:
 
 
 def _int8(made: Made, sample: tuple[Tensor, ...], steps: Steps) -> _Point:
-    told = Width(FBGEMM, "fbgemm", (8, 8))
+    told, inputs = Width(FBGEMM, "fbgemm", (8, 8)), laid_out(sample)
     try:
         with steps(f"quantize it for {FBGEMM}"):
             network = static_int8(made.file.model, made.calibration, "fbgemm")
+            with quiet(), torch.no_grad(), unavailable_if(RuntimeError, saying="torch.ao cannot: "):
+                network(*inputs)
     except Unavailable as refusal:
         return _Point(replace(told, reason=refusal.reason))
     told = replace(told, size=weight_bytes(network))
-    return _Point(told, network, laid_out(sample), _knows_weights(made))
+    return _Point(told, network, inputs, _knows_weights(made))
 
 
 # --- measured ------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 from small_built import Residual, batches, built
+from torch import Tensor, nn
 
 from qcompile.bench import widths as widths_module
 from qcompile.bench.built import Built
@@ -149,6 +150,20 @@ def test_each_width_is_trained_where_that_is_asked_for(
 def refuses(*arguments: Any) -> Any:
     """As PyTorch without fbgemm."""
     raise Unavailable("no such engine")
+
+
+def test_int8_that_fails_when_it_runs_says_so(net: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a network whose `view` does not fit what quantized convolutions give."""
+
+    class Fails(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise RuntimeError("view size is not compatible\nmore")
+
+    assert net.made is not None
+    monkeypatch.setattr(widths_module, "static_int8", lambda *_: Fails())
+    point = widths_module._int8(net.made, batches()[0], Steps(Console(quiet=True)))
+    assert point.told.reason == "torch.ao cannot: view size is not compatible"
+    assert point.network is None
 
 
 # --- recipes and names ---------------------------------------------------------------------------
