@@ -13,8 +13,9 @@ import matplotlib
 import pytest
 from sample_reports import layers, report, small
 
-from qcompile.bench.html.charts import CHARTS, Chart, chart, charts, save
-from qcompile.bench.html.charts.sheet import measure
+from qcompile.bench.html.charts import CHARTS, Chart, chart, charts, save, weights
+from qcompile.bench.html.charts.sheet import WIDE, Plan, Style, measure, own_settings
+from qcompile.bench.html.colours import LIGHT
 from qcompile.bench.results import (
     OURS,
     Engine,
@@ -208,12 +209,14 @@ def test_a_picture_of_a_large_network_is_small() -> None:
 
 def test_height_grows_with_the_layers() -> None:
     def height(count: int) -> float:
-        found = chart(only_layers(*layers(count)[:-1]), "weights")
-        viewbox = ElementTree.fromstring(found.wide).attrib["viewBox"]
-        return float(viewbox.split()[3])
+        plan = weights.plan(only_layers(*layers(count)[:-1]))
+        assert isinstance(plan, Plan)
+        style = Style(WIDE, LIGHT)
+        with own_settings(style):
+            return plan.draw(style).height
 
     one, many = height(1), height(120)
-    assert 40 < one < 120
+    assert 8 < one < 12
     assert many > 15 * one
 
 

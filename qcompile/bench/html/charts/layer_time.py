@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from qcompile.bench.html.charts import words
+from qcompile.bench.html.charts.legend import Key, height, legend
 from qcompile.bench.html.charts.rows import FOOT, HEAD, Rows, name_column, reach
 from qcompile.bench.html.charts.sheet import Plan, Sheet, Style
 from qcompile.bench.html.colours import PARTS
@@ -18,10 +19,10 @@ NAME, TITLE = "layer-time", "Time by layer"
 _GAP = 2.0
 _TITLES = {"before": "before: PyTorch, float32", "after": "after: qcompile"}
 _MEANING = {
-    "pack": "pack the input",
-    "matmul": "products",
-    "epilogue": "scale, threshold, pool",
-    "other": "",
+    "pack": "pack: prepare the input",
+    "matmul": "matmul: products",
+    "epilogue": "epilogue: scale, threshold, pool",
+    "other": "other",
 }
 
 
@@ -55,17 +56,18 @@ def _draw(layers: Sequence[Layer], sides: Sequence[str], style: Style) -> Sheet:
     across = 1 if narrow else len(sides)
     width = (style.form.width - column - 0.4 - (across - 1) * _GAP) / across
     used = [p for p in PARTS if any(p in parts(layer, s) for layer in layers for s in sides)]
-    long = "" if narrow else ": {}"
-    entries = [
-        (part, part + (long.format(_MEANING[part]) if _MEANING[part] else "")) for part in used
-    ]
+    keys = [Key(part if narrow else _MEANING[part], part) for part in used]
+    start = 0.6 if narrow else column
+    space = 0.4 + height(keys, style.form.width - start)
     block = Rows(names, 0, 0, width, column).height + HEAD + FOOT
     block += 1.6 if len(names) > 30 else 0.0
-    sheet = Sheet(style, 1.8 + block * (len(sides) // across))
-    sheet.legend(0.6 if narrow else column, 0.8, entries, style.form.width)
+    sheet = Sheet(style, space + block * (len(sides) // across))
+    legend(sheet, start, keys, style.form.width - start)
     for number, side in enumerate(sides):
         left = column + (number % across) * (width + _GAP)
-        top = 1.8 + block * (number // across) + block - FOOT - Rows(names, 0, 0, 1, column).height
+        top = (
+            space + block * (number // across) + block - FOOT - Rows(names, 0, 0, 1, column).height
+        )
         shown = names if number % across == 0 else [""] * len(names)
         rows = Rows(shown, left, top, width, column)
         _panel(sheet, rows.axes(sheet, _TITLES[side]), rows, layers, side)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from qcompile.bench.html.charts import words
+from qcompile.bench.html.charts.legend import Key, height, legend
 from qcompile.bench.html.charts.rows import FOOT, Rows, name_column
 from qcompile.bench.html.charts.sheet import Plan, Sheet, Style
 from qcompile.bench.results import Layer, Range, Report
@@ -16,10 +17,10 @@ if TYPE_CHECKING:
 
 NAME, TITLE = "ranges", "Ranges of activations"
 _BENT = 30.0  # greatest value over the middle one from which the scale is bent
-_LEGEND = (
-    ("series-8", "least to greatest"),
-    ("series-1", "99 of 100 values"),
-    ("series-2", "what the quantizer represents"),
+_KEYS = (
+    Key("least to greatest", "series-8", "_"),
+    Key("99 of 100 values", "series-1"),
+    Key("what the quantizer represents", "series-2", "|"),
 )
 
 
@@ -51,14 +52,12 @@ def _draw(layers: Sequence[Layer], style: Style) -> Sheet:
     names = [words.clean(layer.path) for layer in layers]
     narrow = style.form.narrow
     column = name_column(names, 11 if narrow else 20)
-    lines = 1.4 * (3 if narrow else 1) + 0.3
+    start = 0.6 if narrow else column
+    lines = 0.3 + height(_KEYS, style.form.width - start)
     above = 1.7 if len(names) > 30 else 0.0
     rows = Rows(names, column, lines + above, style.form.width - column - 0.6, column)
     sheet = Sheet(style, rows.top + rows.height + FOOT)
-    for number, entry in enumerate(_LEGEND if narrow else ()):
-        sheet.legend(0.6, 0.8 + 1.4 * number, [entry], style.form.width)
-    if not narrow:
-        sheet.legend(column, 0.8, _LEGEND, style.form.width)
+    legend(sheet, start, _KEYS, style.form.width - start)
     axes = rows.axes(sheet)
     ends = [v for r in _ranges(layers) for v in (r.low, r.high, *(_limits(r) or ()))]
     low, high = min(ends), max(ends)

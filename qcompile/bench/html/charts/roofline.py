@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from qcompile.bench.html.charts import words
 from qcompile.bench.html.charts.layer_time import total
+from qcompile.bench.html.charts.legend import Key, height, legend
 from qcompile.bench.html.charts.placing import Labels
 from qcompile.bench.html.charts.rows import scale
 from qcompile.bench.html.charts.sheet import Plan, Sheet, Style, elided, measure
@@ -75,11 +76,11 @@ def _draw(points: Sequence[Point], roofs: Sequence[Roof], style: Style) -> Sheet
     narrow = style.form.narrow
     methods = list(dict.fromkeys(p.layer.method or "other" for p in points))
     left, width = 3.6, style.form.width - 4.8
-    height = 24.0 if narrow else 27.0
-    lines = _legend_lines(methods, width)
-    top = 1.7 + 1.4 * lines
-    sheet = Sheet(style, top + height + 3.4)
-    axes = sheet.axes(left, top, width, height)
+    tall = 24.0 if narrow else 27.0
+    keys = [Key(method, *_look(number)) for number, method in enumerate(methods)]
+    top = 1.7 + height(keys, style.form.width - 1)
+    sheet = Sheet(style, top + tall + 3.4)
+    axes = sheet.axes(left, top, width, tall)
     limits = _limits(points, roofs)
     scale(axes, "x", *limits[0], log=True)
     scale(axes, "y", *limits[1], log=True)
@@ -89,9 +90,9 @@ def _draw(points: Sequence[Point], roofs: Sequence[Roof], style: Style) -> Sheet
     axes.set_xlabel("multiply-accumulates a byte moved (logarithmic)", fontsize=small, loc="left")
     sheet.text(0.6, top - 0.9, "multiply-accumulates a second (logarithmic)", fontsize=small)
     labels = Labels(sheet, axes, [(p.intensity, p.rate) for p in points])
-    _roofs(sheet, axes, labels, roofs, (width, height))
+    _roofs(sheet, axes, labels, roofs, (width, tall))
     _marks(sheet, axes, points, methods)
-    _legend(sheet, methods, 0.6, width)
+    legend(sheet, 0.6, keys, style.form.width - 1)
     slowest = sorted(points, key=lambda p: -total(p.layer, "after"))[:_LABELLED]
     for point in slowest:
         labels.add((point.intensity, point.rate), elided(point.layer.path, 11 if narrow else 18))
@@ -171,56 +172,30 @@ def _slope(
     )
 
 
+def _look(number: int) -> tuple[str, str]:
+    """Colour and marker of a method."""
+    return SERIES[number % len(SERIES)], _MARKERS[number % len(_MARKERS)]
+
+
 def _marks(sheet: Sheet, axes: Axes, points: Sequence[Point], methods: Sequence[str]) -> None:
     for point in points:
-        number = methods.index(point.layer.method or "other")
+        colour, marker = _look(methods.index(point.layer.method or "other"))
         share = point.share
         of = f", {words.share(share)} of its roof ({point.bound})" if share is not None else ""
         sheet.line(
             axes,
             [point.intensity],
             [point.rate],
-            SERIES[number % len(SERIES)],
+            colour,
             f"{point.layer.path}: {words.rate(point.rate, 'MAC/s')}{of}, "
             f"{words.seconds(total(point.layer, 'after'))}, "
             f"{words.digits(point.intensity)} MAC a byte",
-            marker=_MARKERS[number % len(_MARKERS)],
+            marker=marker,
             linestyle="",
             markeredgecolor=sheet.colour("paper"),
             markeredgewidth=0.6,
             markersize=sheet.points(0.8),
         )
-
-
-def _legend_lines(methods: Sequence[str], width: float) -> int:
-    x, lines = 0.0, 1
-    for method in methods:
-        needed = 2.4 + 0.9 * measure(method)
-        lines, x = (lines + 1, needed) if x and x + needed > width else (lines, x + needed)
-    return lines
-
-
-def _legend(sheet: Sheet, methods: Sequence[str], left: float, width: float) -> None:
-    from matplotlib.lines import Line2D
-
-    x, y = 0.0, 0.8
-    for number, method in enumerate(methods):
-        needed = 2.4 + 0.9 * measure(method)
-        if x and x + needed > width:
-            x, y = 0.0, y + 1.4
-        at = (left + x + 0.4) / sheet.width, 1 - y / sheet.height
-        mark = Line2D(
-            [at[0]],
-            [at[1]],
-            marker=_MARKERS[number % len(_MARKERS)],
-            linestyle="",
-            color=sheet.colour(SERIES[number % len(SERIES)]),
-            markersize=sheet.points(0.8),
-            transform=sheet.figure.transFigure,
-        )
-        sheet.figure.add_artist(mark)
-        sheet.text(left + x + 1.2, y, method, fontsize=sheet.points(0.9))
-        x += needed
 
 
 def _caption(report: Report, points: Sequence[Point], roofs: Sequence[Roof]) -> str:

@@ -218,30 +218,6 @@ class Sheet:
         artist.set_gid(name)
         self.hovers[name] = clean(text)
 
-    def legend(
-        self, x: float, y: float, entries: Sequence[tuple[str, str]], most: float
-    ) -> tuple[float, float]:
-        """Squares of colours with their names, in lines up to `most`; gives the place after the last."""
-        from matplotlib.patches import Rectangle
-
-        left = x
-        for colour, name in entries:
-            needed = 1.2 + measure(name) * 0.9 + 1.2
-            if x > left and x + needed > most:
-                x, y = left, y + 1.4
-            square = Rectangle(
-                (x / self.width, 1 - (y + 0.38) / self.height),
-                0.76 / self.width,
-                0.76 / self.height,
-                transform=self.figure.transFigure,
-                facecolor=self.colour(colour),
-                edgecolor="none",
-            )
-            self.figure.add_artist(square)
-            self.text(x + 1.2, y, name, fontsize=self.points(0.9))
-            x += needed
-        return x, y
-
 
 @lru_cache(maxsize=4096)
 def _advance(letter: str) -> float:

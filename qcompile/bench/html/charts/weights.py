@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from qcompile.bench.html.charts import words
+from qcompile.bench.html.charts.legend import Key, legend
 from qcompile.bench.html.charts.rows import FOOT, Rows, doublings, name_column
 from qcompile.bench.html.charts.sheet import Plan, Sheet, Style, measure
 from qcompile.bench.results import Layer, Report
@@ -19,7 +20,7 @@ _LOG = 50.0  # ratio of sizes from which a linear scale hides the small ones
 _ALL = "all layers"
 _UNITS = ((40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB"))
 # Colour, marker, its size in ems, and what it is.
-_MARKS = (("series-8", "o", 0.72, "before"), ("series-1", "D", 0.6, "after"))
+_MARKS = (("series-8", "o", 0.72, "before: float"), ("series-1", "D", 0.6, "after: packed"))
 
 
 def plan(report: Report) -> Plan | str:
@@ -47,7 +48,8 @@ def _draw(layers: Sequence[Layer], style: Style) -> Sheet:
     width = style.form.width - start - (1.9 if narrow else values + 0.8)
     rows = Rows(names, start, top, width, column, values if narrow else 0.0)
     sheet = Sheet(style, rows.top + rows.height + FOOT)
-    sheet.legend(start, 0.8, [("series-8", "before: float"), ("series-1", "after: packed")], 99)
+    keys = [Key(told, colour, marker) for colour, marker, _, told in _MARKS]
+    legend(sheet, start, keys, style.form.width)
     axes = rows.axes(sheet, bold=(0,))
     unit, low = _scale(sheet, axes, rows, [size for pair in pairs for size in pair if size > 0])
     for row, (before, after) in enumerate(pairs):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from qcompile.bench.html.charts import words
+from qcompile.bench.html.charts.legend import Key, legend
 from qcompile.bench.html.charts.placing import Labels, rising
 from qcompile.bench.html.charts.rows import doublings, scale
 from qcompile.bench.html.charts.sheet import Plan, Sheet, Style, elided
@@ -66,7 +67,7 @@ def _draw(known: Sequence[Width], points: Sequence[Width], accurate: bool, style
     height = 17.0 if narrow else 20.0
     block = height + 5.2
     sheet = Sheet(style, 1.2 + block * (len(values) // across))
-    _legend(sheet, points, 0.6)
+    legend(sheet, 0.6, _keys(points), style.form.width)
     for number, value in enumerate(values):
         place = left + (number % across) * (width + gap)
         axes = sheet.axes(place, 3.2 + block * (number // across), width, height)
@@ -188,29 +189,10 @@ def _reference(sheet: Sheet, axes: Axes, labels: Labels, width: Width, x: float)
     )
 
 
-def _legend(sheet: Sheet, points: Sequence[Width], left: float) -> None:
-    from matplotlib.lines import Line2D
-
-    ours = [w for w in points if w.engine == OURS]
-    entries = [("trained", True)] * any(w.trained for w in ours)
-    entries += [("not trained", False)] * any(not w.trained for w in ours)
-    x = left
-    for name, filled in entries:
-        colour = sheet.colour(SERIES[0])
-        mark = Line2D(
-            [(x + 0.4) / sheet.width],
-            [1 - 0.8 / sheet.height],
-            marker="o",
-            linestyle="",
-            markerfacecolor=colour if filled else sheet.colour("paper"),
-            markeredgecolor=colour,
-            markeredgewidth=1.3,
-            markersize=sheet.points(0.85),
-            transform=sheet.figure.transFigure,
-        )
-        sheet.figure.add_artist(mark)
-        sheet.text(x + 1.2, 0.8, f"qcompile, {name}", fontsize=sheet.points(0.9))
-        x += 11.5
+def _keys(points: Sequence[Width]) -> list[Key]:
+    ours = {width.trained for width in points if width.engine == OURS}
+    told = {True: "qcompile, trained", False: "qcompile, not trained"}
+    return [Key(told[trained], SERIES[0], "o", trained) for trained in told if trained in ours]
 
 
 def _caption(report: Report, points: Sequence[Width], accurate: bool) -> str:
