@@ -124,7 +124,7 @@ def _speed(report: Report) -> str:
         return {
             FASTER: f"{times(speedup.median)} times as fast as {name}",
             SLOWER: f"slower than {name}, which is {times(1 / speedup.median)} times as fast",
-            ALIKE: f"as fast as {name}, but for noise",
+            ALIKE: f"no certain difference from {name}",
         }[judged(run, time)]
     return f"{seconds(ours.median)} a call" if ours else "not timed"
 
@@ -165,7 +165,7 @@ def _slower(report: Report) -> str:
     if not pairs:
         return "No other engine was measured."
     found = [f"Slower than {listed(_where(report, lost))}." if lost else ""]
-    found += [f"No different, but for noise, from {listed(_where(report, even))}." if even else ""]
+    found += [f"No certain difference from {listed(_where(report, even))}." if even else ""]
     if not lost and not even:
         found = [f"Faster than every engine beside it in {_all(len(report.runs))}."]
     return " ".join(filter(None, found))

@@ -95,8 +95,8 @@ def test_a_loss_is_said_as_plainly() -> None:
 
 def test_noise_is_no_win() -> None:
     even = sample_reports.report(slower=65 / 12)
-    assert words.headline(even).startswith("1-bit lenet: as fast as ONNX Runtime int8, but for ")
-    assert "No different, but for noise, from ONNX Runtime int8 (batch 1, 1 thread" in " ".join(
+    assert words.headline(even).startswith("1-bit lenet: no certain difference from ONNX")
+    assert "No certain difference from ONNX Runtime int8 (batch 1, 1 thread" in " ".join(
         words.sentences(even)
     )
 
