@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from qcompile.errors import QCompileError
+from qcompile.files import check_writable, write
 from qcompile.verbs import FAILED, OK, command_parser
 
 UNSURE = 3  # exit code
@@ -54,7 +55,6 @@ def run(options: argparse.Namespace, out: Console, err: Console) -> int:
     """Compare, print, and write what is asked for."""
     from qcompile.bench import compare_tables, files
     from qcompile.bench.comparison import MISSING, NOISY, SLOWER, compare
-    from qcompile.files import write
 
     threshold = share(options.threshold)
     _check_files(options)
@@ -107,13 +107,15 @@ def share(text: str) -> float:
 
 
 def _check_files(options: argparse.Namespace) -> None:
-    """Raises: QCompileError: one file is to be two things."""
+    """Raises: QCompileError: one file is to be two things, or one cannot be written."""
+    given = {"A": options.a, "B": options.b, "--json": options.json}
     known: dict[Path, str] = {}
-    for name in ("a", "b", "json", "markdown"):
-        path = getattr(options, name)
+    for name, path in (given | {"--markdown": options.markdown}).items():
         if path is None:
             continue
         other = known.setdefault(path.resolve(), name)
         if other != name:
-            names = [n if len(n) > 1 else n.upper() for n in (other, name)]
-            raise QCompileError(f"{names[0]} and {names[1]} are one file", where=str(path))
+            raise QCompileError(f"{other} and {name} are one file", where=str(path))
+    for path in (options.json, options.markdown):
+        if path is not None:
+            check_writable(path)
