@@ -126,9 +126,10 @@ class _Kernels:
     ) -> Node:
         kernel = self._kernels[number]
         main = self._main[kernel.layer] == number
+        info = self._product(kernel)
         return Node(
             str(number),
-            kernel.kind or "kernel",
+            f"{kernel.kind or 'kernel'} {bits(info) if info else ''}".rstrip(),
             kernel.layer,
             _category(kernel, stored),
             (
@@ -141,9 +142,13 @@ class _Kernels:
             self._known.share(kernel.layer, after=True) if main else None,
         )
 
+    def _product(self, kernel: KernelInfo) -> LayerInfo | None:
+        """The layer whose weights a kernel multiplies, if it does."""
+        return self._layers.get(kernel.layer) if kernel.macs else None
+
     def _choice(self, kernel: KernelInfo) -> Facts:
         """How a layer's weights are multiplied, and why."""
-        info: LayerInfo | None = self._layers.get(kernel.layer) if kernel.macs else None
+        info = self._product(kernel)
         if info is not None:
             yield "bits w/a", bits(info)
         if kernel.method or kernel.tuned:

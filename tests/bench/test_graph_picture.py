@@ -64,7 +64,7 @@ def test_everything_known_of_a_node_is_in_its_title() -> None:
         *("conv2d", "layer: layer1.conv", "bits w/a: 1/1", "settings: a b", "with it: bn, relu"),
     ]
     assert "gives: float32[N, 8, 4, 4], 512 B" in text_of(shape)
-    assert "reads: float32[N, 8, 4, 4], 512 B, of layer1.conv" in text_of(other)
+    assert "reads: float32[N, 8, 4, 4], 512 B, from layer1.conv" in text_of(other)
     assert json.loads(shape.get("data-layers", "")) == ["layer1.conv", "bn", "relu"]
     assert json.loads(other.get("data-layers", "")) == []
     assert text_of(found(shape, "qc-percent")[0]) == "44 %"

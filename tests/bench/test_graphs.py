@@ -19,6 +19,7 @@ from qcompile.bench.html.layout import layout
 from qcompile.bench.results import Edge, Graph, Layer, Node, Parts
 from qcompile.ir.graph import trace
 from qcompile.model_file import ModelFile
+from qcompile.program_info import KernelInfo
 from qcompile.quant.recipe import Recipe
 
 LAYERS = (
@@ -47,6 +48,12 @@ def pair(net: Built) -> tuple[Graph, Graph]:
 
 def node(graph: Graph, layer: str, label: str | None = None) -> Node:
     return next(n for n in graph.nodes if n.layer == layer and label in (None, n.label))
+
+
+def label(kernel: KernelInfo) -> str:
+    """What stands in its box: its kind, and the bits of weights and activations of a product."""
+    bits = {"stem": " 8/8", "body": " 1/1", "head": " 8/8"}
+    return kernel.kind + (bits[kernel.layer] if kernel.macs else "")
 
 
 def named_edges(graph: Graph) -> list[tuple[str, str]]:
@@ -140,7 +147,7 @@ def test_multiplications_of_a_batch_are_counted_for_a_sample() -> None:
 def test_after_is_a_node_for_each_kernel(net: Built, pair: tuple[Graph, Graph]) -> None:
     _, after = pair
     kernels = net.program.variant.kernels
-    assert [n.label for n in after.nodes] == ["x", *(k.kind for k in kernels), "output"]
+    assert [n.label for n in after.nodes] == ["x", *map(label, kernels), "output"]
     assert [n.layer for n in after.nodes[1:-1]] == [k.layer for k in kernels]
     categories = {n.layer: n.category for n in after.nodes if dict(n.facts).get("MACs")}
     assert categories == {"stem": "int8", "body": "low-bit", "head": "int8"}
@@ -208,7 +215,7 @@ def test_of_a_program_alone_the_kernels_in_their_order(net: Built) -> None:
     [after] = graphs(Built(net.program, "net.qcp"), LAYERS)
     kernels = net.program.variant.kernels
     assert after.note == CHAIN
-    assert [n.label for n in after.nodes] == ["x", *(k.kind for k in kernels), "output"]
+    assert [n.label for n in after.nodes] == ["x", *map(label, kernels), "output"]
     assert [(e.source, e.target) for e in after.edges] == [
         (a.id, b.id) for a, b in zip(after.nodes, after.nodes[1:], strict=False)
     ]

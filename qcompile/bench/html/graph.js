@@ -24,6 +24,7 @@
       figure.querySelector(".qc-tools").hidden = false;
       this.nodes[0].element.setAttribute("tabindex", "0");
       this.listen();
+      this.resized();
       new ResizeObserver(() => this.resized()).observe(this.svg);
     }
 

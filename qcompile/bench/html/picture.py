@@ -196,9 +196,9 @@ def _values(graph: Graph, node: Node) -> list[str]:
     """What a node reads, and what it gives."""
     labels = {other.id: other.layer or other.label for other in graph.nodes}
     reads = [
-        f"reads: {edge.label}, of {labels[edge.source]}".replace(": , of", ": of")
+        f"reads: {', '.join(filter(None, (edge.label, f'from {labels[edge.source]}')))}"
         for edge in graph.edges
-        if edge.target == node.id and edge.source in labels
+        if edge.target == node.id
     ]
     gives = dict.fromkeys(edge.label for edge in graph.edges if edge.source == node.id)
     return [*reads, *(f"gives: {label}" for label in gives if label)]
