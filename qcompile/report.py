@@ -10,7 +10,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from qcompile.baselines import Rival, Timing
+from qcompile.latency import Rival, Timing
 from qcompile.nvidia import find_tool
 from qcompile.program_info import Variant
 from qcompile.verify_report import VerifyReport

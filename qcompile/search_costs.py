@@ -10,10 +10,10 @@ from statistics import median
 from typing import Any
 
 from qcompile import api
-from qcompile.baselines import take_turns
 from qcompile.errors import QCompileError
 from qcompile.machine import choose
 from qcompile.program import Program
+from qcompile.rivals.turns import take_turns
 from qcompile.sensitivity_analysis import Progress
 from qcompile.sensitivity_network import Network
 from qcompile.sensitivity_widths import FLOAT, Width

@@ -17,7 +17,7 @@ from torch import nn
 from torch.fx import GraphModule
 from torch.utils._pytree import tree_leaves
 
-from qcompile import baselines, emulator, gpu_baselines, report
+from qcompile import emulator, latency, report
 from qcompile.cuda.diagnosis import diagnose
 from qcompile.errors import QCompileError
 from qcompile.machine import choose, obstacle, runnable
@@ -202,7 +202,7 @@ class Trial:
         if here:
             self._measure(program)
         elif lacking:
-            sizes = [baselines.ours(program), baselines.eager(self.file.model)]
+            sizes = latency.sizes(program, self.file.model)
             report.show(self.out, report.timing_table(sizes, [], ""))
         if lacking:
             self.steps.note("Nothing was timed on a GPU." + report.machine_code(lacking))
@@ -213,21 +213,15 @@ class Trial:
         torch.set_num_threads(program.num_threads)
         with self.steps("measure latency"):
             if program.variant.machine == CUDA:
-                entrants, inputs = gpu_baselines.entrants(program, model, inputs)
-                where = gpu_baselines.device_name()
+                entrants, where = latency.on_gpu(program, model), latency.gpu_name()
             else:
                 calibration = list(islice(calibration_of(self.file), 4))
-                entrants = [baselines.ours(program), baselines.eager(model)]
-                entrants += baselines.static_int8(model, calibration)
+                entrants = latency.on_cpu(program, model, calibration)
                 where = f"{program.num_threads} thread{'s' * (program.num_threads > 1)}"
-            timings = [
-                timing
-                for batch in BATCHES
-                for timing in baselines.measure(
-                    entrants, inputs, batch, seconds=LONG if self.long else SHORT
-                )
-            ]
-        report.show(self.out, report.timing_table(entrants, timings, where))
+            rivals, timings = latency.measure(
+                entrants, inputs, BATCHES, seconds=LONG if self.long else SHORT
+            )
+        report.show(self.out, report.timing_table(rivals, timings, where))
 
 
 def _no_gpu(lacking: Sequence[Variant]) -> str:

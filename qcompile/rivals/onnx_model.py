@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from qcompile.rivals.entrant import Inputs, Unavailable, line_of, not_installed
 from qcompile.rivals.quiet import quiet
@@ -50,6 +49,8 @@ def float_model(model: nn.Module, inputs: Inputs) -> Any:
 
 def _why(error: BaseException) -> str:
     """What lies below an error of the exporter, in a line."""
+    from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+
     while error.__cause__ is not None:
         error = error.__cause__
         if isinstance(error, GuardOnDataDependentSymNode):

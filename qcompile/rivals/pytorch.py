@@ -110,9 +110,13 @@ def _quantized(model: nn.Module, calibration: Sequence[Inputs], engine: str) -> 
 
 
 def channels_last(model: nn.Module) -> nn.Module:
-    """A copy in eval mode, its weights channels last."""
-    made: Any = copy.deepcopy(model).eval()  # Module.to has no overload for a memory format
-    return made.to(memory_format=torch.channels_last)
+    """A copy in eval mode, its weights channels last, those of planes and of volumes."""
+    made = copy.deepcopy(model).eval()
+    # Module.to takes one format, and refuses weights of the other rank.
+    for weight in made.parameters():
+        if weight.dim() in _FORMATS:
+            weight.data = weight.data.contiguous(memory_format=_FORMATS[weight.dim()])
+    return made
 
 
 def laid_out(inputs: Inputs) -> Inputs:
@@ -178,7 +182,7 @@ def _inductor(model: nn.Module, inputs: Inputs) -> Ready:
     return ready
 
 
-def _with_code_of_its_own(model: nn.Module) -> Call:
+def _with_code_of_its_own(model: nn.Module) -> FunctionType:
     """A function that calls a model.
 
     torch.compile keeps what it made with the code object that it compiled, eight at most; the ninth

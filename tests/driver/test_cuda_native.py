@@ -10,7 +10,7 @@ from emulated_gpu import needs_emulator
 from torch import nn
 
 import qcompile
-from qcompile import baselines, cli, emulator, gpu_baselines, machine, program, trial, verification
+from qcompile import cli, emulator, latency, machine, program, trial, verification
 from qcompile.codegen.cuda import build
 from qcompile.emulation import Emulated
 from qcompile.program_info import Variant
@@ -88,13 +88,14 @@ def test_rivals_run_where_the_program_does(monkeypatch: pytest.MonkeyPatch) -> N
     waited: list[None] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: waited.append(None))
-    monkeypatch.setattr(gpu_baselines, "_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(latency, "_device", lambda: torch.device("cpu"))
     model, x = nn.Linear(4, 3), torch.randn(2, 4)
     own = qcompile.compile(model, x, bits=8)
-    entrants, inputs = gpu_baselines.entrants(own, model, (x,))
+    entrants = latency.on_gpu(own, model)
     assert [rival.name for rival in entrants] == ["qcompile", "PyTorch float32", "PyTorch float16"]
-    assert [rival.size for rival in entrants] == [own.size, 60, 30]
-    results = [rival.call(*inputs) for rival in entrants if rival.call is not None]
+    ready = [rival.prepare((x,)) for rival in entrants]
+    assert [r.size for r in ready] == [own.size, 60, 30]
+    results = [r.call() for r in ready]
     assert len(waited) == len(results) == 3
     assert all(isinstance(y, torch.Tensor) for y in results)
     assert torch.equal(results[1], model(x))  # type: ignore[arg-type]
@@ -105,9 +106,7 @@ def test_rivals_run_where_the_program_does(monkeypatch: pytest.MonkeyPatch) -> N
 def test_without_cuda_in_torch_there_are_no_rivals(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     model, x = nn.Linear(4, 3), torch.randn(2, 4)
-    own = baselines.ours(qcompile.compile(model, x, bits=8))
-    assert isinstance(own.call, program.Program)
-    entrants, inputs = gpu_baselines.entrants(own.call, model, (x,))
-    assert inputs == (x,)
-    assert [rival.call is None for rival in entrants] == [False, True]
-    assert "this PyTorch has no CUDA" in entrants[1].reason
+    entrants = latency.on_gpu(qcompile.compile(model, x, bits=8), model)
+    rivals, timings = latency.measure(entrants, (x,), [1], seconds=0.01)
+    assert [timing.seconds is None for timing in timings] == [False, True]
+    assert "this PyTorch has no CUDA" in rivals[1].reason

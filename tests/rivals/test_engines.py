@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qcompile.rivals import engines, onnx_int8, onnx_model
-from qcompile.rivals.entrant import Entrant
+from qcompile.rivals.entrant import Entrant, Inputs
 
 NEEDS = {
     "onnxruntime": ["onnx", "onnxscript", "onnxruntime"],
