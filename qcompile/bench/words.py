@@ -180,7 +180,8 @@ def _where(report: Report, pairs: list[tuple[Run, Time]]) -> list[str]:
     found: dict[str, list[str]] = {}
     for run, time in pairs:
         if time.speedup:
-            text = f"{setting(run)}: {digits(time.speedup.median)} times as fast"
+            place = f"{setting(run)}: " if len(report.runs) > 1 else ""
+            text = f"{place}{digits(time.speedup.median)} times as fast"
             found.setdefault(time.engine, []).append(text)
     return [f"{report.engine(key).name} ({'; '.join(texts)})" for key, texts in found.items()]
 

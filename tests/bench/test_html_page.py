@@ -7,6 +7,8 @@ import hashlib
 import html.parser
 import itertools
 import re
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
@@ -185,6 +187,21 @@ def test_who_did_not_run_it_reads_what_was_measured_first() -> None:
         assert text in shown
     assert "openvino is not installed" in tree.words()
     assert 'pip install "qcompile[bench]"' in tree.words()
+
+
+def test_of_a_layers_source_its_file_and_line_are_shown() -> None:
+    layer = replace(sample_reports.layers()[0], where="/home/someone/net.py:10")
+    tree = parsed(page(replace(sample_reports.small(), layers=(layer,))))
+    [source] = tree.find("small")[-1:]
+    assert source.text == "net.py:10"
+    assert source.attributes["title"] == "/home/someone/net.py:10"
+    assert "/home/someone" not in tree.find("main")[0].words()
+
+
+def test_it_is_made_without_torch_and_without_the_compiler() -> None:
+    code = "import sys; sys.modules.update(torch=None, tvm=None); import qcompile.bench.html.page"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
 
 
 def test_what_is_absent_is_named_with_its_reason() -> None:

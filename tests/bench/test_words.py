@@ -91,6 +91,8 @@ def test_a_loss_is_said_as_plainly() -> None:
     assert "Slower than ONNX Runtime int8 (batch 1, 1 thread: 0.54 times as fast; " in text
     assert "Faster than every engine" not in text
     assert "4.1 times as fast as PyTorch float32" in text
+    once = " ".join(words.sentences(replace(lost, runs=lost.runs[:1])))
+    assert "Slower than ONNX Runtime int8 (0.54 times as fast)." in once
 
 
 def test_noise_is_no_win() -> None:
