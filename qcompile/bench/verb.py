@@ -25,6 +25,7 @@ from qcompile.options import (
     shape,
     targets,
 )
+from qcompile.program_summary import FLOAT_BITS
 from qcompile.runtime import cores
 from qcompile.verbs import OK, command_parser
 
@@ -203,6 +204,8 @@ def _measured(options: argparse.Namespace, err: Console) -> Report:
     else:
         known = vars(options).keys() - _OUTPUTS - _ALWAYS - _OF_PROGRAMS - _OF_BOTH
         refuse(options, parser(), known, "a MODEL")
+        if options.model is None:
+            refuse(options, parser(), {"weights", "input_shape"}, "a float network: give --model")
     threads = _threads(options.threads)
     batches = numbers("--batch", options.batch)
     at_least("--processes", options.processes, 1)
@@ -257,13 +260,23 @@ def _measured(options: argparse.Namespace, err: Console) -> Report:
         ),
         parts=Wanted(
             names=_listed("--parts", options.parts, PARTS),
-            widths=() if options.widths == NONE else numbers("--widths", options.widths),
+            widths=_widths(options.widths),
             train=options.train,
             epochs=options.epochs,
             seed=options.seed,
         ),
     )
     return benchmark(asked, err)
+
+
+def _widths(text: str) -> tuple[int, ...]:
+    found = () if text == NONE else numbers("--widths", text)
+    for bits in found:
+        if bits not in (*range(1, 9), FLOAT_BITS):
+            raise QCompileError(
+                f"--widths: {bits} is no width", hint="1 to 8 bits, or 32 for float"
+            )
+    return found
 
 
 def _against(text: str | None) -> tuple[str, ...]:

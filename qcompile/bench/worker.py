@@ -62,19 +62,19 @@ def environment(threads: int) -> dict[str, str]:
 
 def main(folder: Path) -> None:
     """Do what the folder says, and tell of it on what is stdout now."""
-    channel = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)
+    with os.fdopen(os.dup(1), "wb", buffering=0) as channel:
+        os.dup2(2, 1)
 
-    def tell(message: Message) -> None:
-        channel.write(msgspec.json.encode(message) + b"\n")
+        def tell(message: Message) -> None:
+            channel.write(msgspec.json.encode(message) + b"\n")
 
-    task = msgspec.json.decode(folder.joinpath(TASK).read_bytes(), type=Task)
-    machine_facts.pin(task.threads)
-    os.environ.update(environment(task.threads))
-    try:
-        measure(task, folder, tell)
-    except QCompileError as error:
-        tell(Refused(error.what, error.where, error.hint))
+        task = msgspec.json.decode(folder.joinpath(TASK).read_bytes(), type=Task)
+        machine_facts.pin(task.threads)
+        os.environ.update(environment(task.threads))
+        try:
+            measure(task, folder, tell)
+        except QCompileError as error:
+            tell(Refused(error.what, error.where, error.hint))
 
 
 def measure(task: Task, folder: Path, tell: Tell) -> None:

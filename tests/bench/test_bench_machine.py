@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,7 @@ def test_a_processor_of_intel(root: Path) -> None:
 
 
 def test_a_processor_of_arm(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine_facts.platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     text = "Features : fp asimd asimddp\nCPU implementer : 0x41\nCPU part : 0xd0c\n"
     put(root / "cpuinfo", text)
     found = machine_facts.facts()

@@ -1,0 +1,269 @@
+"""`qcompile bench` as it is typed: a model and a program, a process each, and what is written."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import sample_reports
+from rich.console import Console
+
+import qcompile
+from qcompile import cli, model_file
+from qcompile.bench import benchmark, files, machine_facts, measuring, subject, verb
+from qcompile.bench.built import Built
+from qcompile.bench.html import charts
+from qcompile.bench.results import AGAIN, OURS, Machine, Report
+from qcompile.bench.traffic import running
+from qcompile.ir.target import Target
+from qcompile.job import Job
+from qcompile.quant.recipe import Recipe
+from qcompile.runtime import cores
+from qcompile.steps import Steps
+
+MODEL = """
+import os
+import torch
+from torch import nn
+
+model = nn.Sequential(nn.Linear(6, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 3))
+example_inputs = torch.zeros(1, 6)
+os.system("echo noise")  # a library that prints past Python
+with open("seen.txt", "a") as seen:
+    print(len(os.sched_getaffinity(0)), os.environ.get("OMP_NUM_THREADS"), file=seen)
+
+
+def calibration_data():
+    return [torch.randn(4, 6, generator=torch.Generator().manual_seed(i)) for i in range(2)]
+
+
+def evaluate(model):
+    return float(model(example_inputs).shape[1]) / 4
+
+
+def train(model, epochs=3):
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1e-3 * epochs)
+    model(torch.randn(4, 6))
+"""
+QUICK = "--seconds 0.001 --rounds 2 --processes 1 --batch 2 --threads 1"
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.chdir(tmp_path)
+    Path("net.py").write_text(MODEL)
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("program")
+    (folder / "net.py").write_text(MODEL)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", [*sys.path])
+        file = model_file.read(str(folder / "net.py"))
+    made = qcompile.compile(
+        file.model, file.example_inputs, bits=8, calibration=list(file.calibration_data())
+    )
+    made.save(folder / "net.qcp")
+    return folder / "net.qcp"
+
+
+def bench(words: str, capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
+    code = cli.main(["bench", *words.split()])
+    out, err = capsys.readouterr()
+    assert code == cli.OK, err
+    return out, err
+
+
+def test_a_model_from_end_to_end(capsys: pytest.CaptureFixture[str]) -> None:
+    """In a process of its own, beside PyTorch; written as JSON and Markdown."""
+    words = f"net.py --bits 8 {QUICK} --against fp32 --parts graphs --json r.json --markdown r.md"
+    out, err = bench(words, capsys)
+    assert "process 1 of 1, 1 thread, batch 2" in err
+    report = files.load("r.json")
+    own = report.subject
+    assert (own.name, own.source, own.bits, own.mode) == ("net", "net.py", (8, 8), "static")
+    assert own.training == "not trained"
+    assert own.accuracy.compiled is None  # train() is there, and was not called
+    assert own.parameters == 6 * 64 + 64 + 64 * 64 + 64 + 64 * 3 + 3
+    assert own.size_before == 4 * own.parameters
+    assert len(own.sha256) == 64
+    assert report.command == f"qcompile bench {words}"
+    assert report.settings.rounds == 2
+    assert [engine.key for engine in report.engines] == [OURS, AGAIN, "fp32"]
+    assert all(engine.size and engine.name and engine.version for engine in report.engines)
+    assert (report.engine(OURS).sqnr_db or 0) > 15
+    [run] = report.runs
+    assert [len(time.samples[0]) for time in run.times] == [2, 2, 2]
+    assert len(report.graphs) == 2
+    assert report.absent == dict.fromkeys(
+        ("layers", "roofs", "widths"), "it was not asked for (--parts)"
+    )
+    assert any("Nothing was trained" in note for note in report.notes)
+    assert "Verified on 4 samples" not in out  # two are enough
+    assert "Verified on 2 samples" in out
+    assert report.machine.load is not None
+    assert "wrote r.json" in out
+    assert "PyTorch float32" in Path("r.md").read_text()
+    assert sorted(p.name for p in Path().iterdir() if p.is_file()) == [
+        *("net.py", "r.json", "r.md", "seen.txt")
+    ]
+    assert Path("seen.txt").read_text().splitlines()[-1] == "1 1"  # in the process that measured
+
+
+def test_a_program_alone(program: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One sample: it works, and says nothing of noise; others need the float network."""
+    words = f"{program} {QUICK} --rounds 1 --against fp32,openvino --parts none --json r.json"
+    out, _ = bench(words, capsys)
+    report = files.load("r.json")
+    assert (report.subject.bits, report.subject.parameters) == (None, None)
+    assert [time.engine for time in report.runs[0].times] == [OURS, AGAIN]
+    assert report.runs[0].noise is None
+    assert "one sample tells nothing" in out
+    for key in ("fp32", "openvino"):
+        assert report.engine(key).reason == "a program alone has no float network"
+        assert "--model MODEL" in report.engine(key).hint
+    assert report.engine(OURS).sqnr_db is None
+
+
+# --- what is built -------------------------------------------------------------------------------
+
+
+def job(**more: object) -> Job:
+    given = {"model": "net.py", "recipe": Recipe(8), "targets": (Target(),)}
+    return Job(**(given | more))  # type: ignore[arg-type]
+
+
+def steps() -> Steps:
+    return benchmark.Noted(Console(quiet=True))
+
+
+def test_a_trained_model_has_its_accuracy() -> None:
+    noted = steps()
+    built = subject.from_model(job(epochs=2), noted, train=True)
+    assert built.made is not None
+    assert (built.made.trained, built.made.recipe.mode) == ("trained, 2 epochs", "qat")
+    found = subject.accuracy(built, noted)
+    assert (found.float32, found.compiled) == (0.75, 0.75)
+    assert built.file is built.made.file
+    assert running(built.made, built.program.variant.arch) == Target()
+
+
+def test_a_model_with_weights_is_calibrated() -> None:
+    from safetensors.torch import save_model
+
+    file = model_file.read("net.py")
+    save_model(file.model, "w.safetensors")
+    built = subject.from_model(job(weights=Path("w.safetensors")), steps(), train=False)
+    assert built.made is not None
+    assert (built.made.trained, built.made.recipe.mode) == ("from w.safetensors", "static")
+
+
+def test_a_program_beside_its_network(program: Path) -> None:
+    made = subject.from_program(str(program), None)
+    built = subject.beside(made, str(program), model_file.read("net.py"))
+    assert built.file is not None
+    assert built.made is None
+    told = subject.hand_over(Built(made, "net.qcp"), Path(), 3, 7)
+    assert told == "random numbers, seed 7"
+
+
+def test_how_precise_the_program_is(program: Path) -> None:
+    made = subject.from_program(str(program), None)
+    assert benchmark._precision(Built(made, "net.qcp")) == "8-bit weights and activations"
+
+
+def test_what_is_said_of_busy_machines_and_small_containers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(machine_facts, "quota", lambda: 1.5)
+    machine = Machine("x", "y", 4)
+    busy, small = benchmark._busy(2.0, machine)
+    assert "busy" in busy
+    assert "load 2.00 on 4 processors" in busy
+    assert "1.5 of 4 processors' time" in small
+    monkeypatch.setattr(machine_facts, "quota", lambda: None)
+    assert benchmark._busy(0.1, machine) == []
+
+
+def test_a_part_that_cannot_be_had_is_said_and_the_others_are_kept() -> None:
+    from qcompile.bench.parts import Found
+
+    noted = steps()
+    found = Found()
+    with found.part("graphs", "draw", noted):
+        raise qcompile.QCompileError("it cannot be drawn")
+    assert found.absent == {"graphs": "it cannot be drawn"}
+
+
+# --- a report again ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    return sample_reports.report()
+
+
+def test_a_result_is_shown_again_and_nothing_is_measured(
+    report: Report, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files.save(report, "r.json")
+
+    def fails(*args: object) -> None:
+        raise AssertionError("something is measured")
+
+    drawn: list[Path] = []
+    monkeypatch.setattr(measuring, "measure", fails)
+    monkeypatch.setattr(charts, "save", lambda report, folder: drawn.append(folder))
+    out, err = bench("r.json --markdown r.md --json again.json --figures f", capsys)
+    assert err == ""
+    assert "PyTorch int8 fbgemm" in out
+    assert json.loads(Path("again.json").read_text()) == json.loads(Path("r.json").read_text())
+    assert Path("r.md").read_text().startswith("## lenet: qcompile bench")
+    assert drawn == [Path("f")]
+    assert Path("f").is_dir()
+
+
+def test_rendering_needs_neither_torch_nor_the_compiler(report: Report) -> None:
+    """As far as this package imports: in a process that has loaded neither."""
+    import subprocess
+
+    files.save(report, "r.json")
+    script = (
+        "import sys; from qcompile import cli;"
+        "code = cli.main(['bench', 'r.json', '--markdown', 'r.md']);"
+        "sys.exit(code or ' '.join(m for m in ('torch', 'tvm') if m in sys.modules) or 0)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert Path("r.md").read_text().startswith("## lenet")
+
+
+# --- options -------------------------------------------------------------------------------------
+
+
+def test_lists() -> None:
+    assert verb.numbers("--batch", "1, 8,1") == (1, 8)
+    assert verb._against("fp32,openvino,fp32") == ("fp32", "openvino")
+    assert verb._against("none") == ()
+    assert verb._against(None) == ("fp32", "inductor", "fbgemm", "x86", "onnxruntime", "openvino")
+    assert verb._threads(None) == tuple(dict.fromkeys((1, cores())))
+    assert verb._listed("--parts", "none", ("a",)) == ()
+
+
+def test_the_command_is_as_it_was_typed() -> None:
+    words = ["net.py", "--override", "a b=8"]
+    assert verb.parser(words).get_default("command") == "qcompile bench net.py --override 'a b=8'"
