@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.fx import GraphModule, Interpreter, Node
+from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
 from qcompile.errors import QCompileError
-from qcompile.ir.graph import TensorSpec, shapes_only, where
+from qcompile.ir.graph import TensorSpec, input_layouts, shapes_only, where
+from qcompile.ir.known_shapes import Layout, Shapes
 
 
-class _Values(Interpreter):
-    """Runs a graph on fake tensors; keeps the shapes of tensors, and sizes themselves."""
+class _Values(Shapes):
+    """Runs a graph for shapes; keeps the shapes of tensors, and sizes themselves."""
 
     def __init__(self, gm: GraphModule) -> None:
         super().__init__(gm)
         self.specs: dict[Node, TensorSpec] = {}
         self.sizes: dict[Node, Any] = {}
-        self.extra_traceback = False
 
     def run_node(self, n: Node) -> Any:
         try:
@@ -31,7 +30,7 @@ class _Values(Interpreter):
                 where=where(n),
                 hint="keep dimension 0 open: torch.flatten(x, 1) or x.view(x.size(0), -1)",
             ) from error
-        if isinstance(value, Tensor):
+        if isinstance(value, (Tensor, Layout)):
             self.specs[n] = TensorSpec(tuple(value.shape), value.dtype)
         elif n.op != "output" and _is_size(value):
             self.sizes[n] = value
@@ -47,7 +46,7 @@ def _is_size(value: Any) -> bool:
 def _values(gm: GraphModule, batch: int) -> _Values:
     values = _Values(gm)
     with shapes_only(gm):
-        values.run(*(torch.empty((batch, *s.shape[1:]), dtype=s.dtype) for s in gm.meta["inputs"]))
+        values.run(*input_layouts(gm, batch))
     return values
 
 

@@ -30,20 +30,12 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx import Graph, GraphModule, Interpreter, Node, Tracer
+from torch.fx import Graph, GraphModule, Node, Tracer
 from torch.fx._symbolic_trace import _assert_is_none
 
 from qcompile.errors import QCompileError
 from qcompile.ir import torch_ao
-from qcompile.ir.known_shapes import (
-    Layout,
-    contiguous,
-    key_of,
-    recall,
-    remember,
-    settings,
-    tensors_of,
-)
+from qcompile.ir.known_shapes import Layout, Shapes, contiguous
 from qcompile.ir.stages import FUNCTIONS, MODULES_ALLOWED, Stage
 
 _OURS = Path(__file__).resolve().parents[1]
@@ -233,29 +225,10 @@ def spec(node: Node) -> TensorSpec:
     return value
 
 
-class _Propagate(Interpreter):
-    """Runs a graph on layouts, and what cannot be known from them on tensors without values."""
-
-    def __init__(self, gm: GraphModule) -> None:
-        super().__init__(gm)
-        self.extra_traceback = False
-        self._settings = settings()
-
+class _Propagate(Shapes):
     def run_node(self, n: Node) -> Any:
-        key = key_of(n, self._settings, self.env, self.submodules)
-        value = recall(key)
-        if value is None:
-            value = self._run(n)
-            remember(key, value)
-        n.meta["spec"] = _specs(value)
-        return value
-
-    def _run(self, n: Node) -> Any:
-        if n.op != "output":
-            for argument in n.all_input_nodes:
-                self.env[argument] = tensors_of(self.env[argument])
         try:
-            return super().run_node(n)
+            value = super().run_node(n)
         except Exception as error:
             if isinstance(error, QCompileError):
                 raise
@@ -264,6 +237,8 @@ class _Propagate(Interpreter):
                 where=where(n),
                 hint="check the model with the example inputs in plain PyTorch first",
             ) from error
+        n.meta["spec"] = _specs(value)
+        return value
 
 
 def _described(gm: nn.Module, node: Node) -> str:
@@ -305,14 +280,18 @@ def shapes_only(gm: GraphModule) -> Iterator[None]:
 
 def propagate(gm: GraphModule, batch: int | None = None) -> None:
     """Write every node's TensorSpec into its meta; `batch` replaces the examples' batch size."""
-    inputs = [
+    with shapes_only(gm):
+        _Propagate(gm).run(*input_layouts(gm, batch))
+
+
+def input_layouts(gm: GraphModule, batch: int | None = None) -> list[Layout]:
+    """Of a graph's inputs; `batch` replaces the examples' batch size."""
+    return [
         contiguous((s.shape[0] if batch is None else batch, *s.shape[1:]), s.dtype)
         if s.shape
         else contiguous((), s.dtype)
         for s in gm.meta["inputs"]
     ]
-    with shapes_only(gm):
-        _Propagate(gm).run(*inputs)
 
 
 def infer(gm: GraphModule, node: Node) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.fx import Node
+from torch.fx import GraphModule, Interpreter, Node
 from torch.nn.modules import module as _module
 
 _MOST = 20_000  # calls that are remembered; a network has some hundreds
@@ -39,6 +39,33 @@ class Layout:
     stride: tuple[int, ...]
     dtype: torch.dtype
     device: torch.device
+
+
+class Shapes(Interpreter):
+    """Runs a graph for shapes: calls that are known give layouts, others run on tensors without values.
+
+    To be used where tensors have no values, as in `graph.shapes_only`; its inputs are layouts.
+    """
+
+    def __init__(self, gm: GraphModule) -> None:
+        super().__init__(gm)
+        self.extra_traceback = False
+        self._settings = settings()
+
+    def run_node(self, n: Node) -> Any:
+        key = key_of(n, self._settings, self.env, self.submodules)
+        value = recall(key)
+        if value is None:
+            value = self.compute(n)
+            remember(key, value)
+        return value
+
+    def compute(self, n: Node) -> Any:
+        """Run a node that is not known."""
+        if n.op != "output":
+            for argument in n.all_input_nodes:
+                self.env[argument] = tensors_of(self.env[argument])
+        return super().run_node(n)
 
 
 class _Unknown(Exception):

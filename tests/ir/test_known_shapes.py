@@ -24,13 +24,13 @@ aten = torch.ops.aten
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the nodes that run; at first, nothing is known."""
     names: list[str] = []
-    run = graph._Propagate._run
+    compute = known_shapes.Shapes.compute
 
     def counted(self: Any, n: torch.fx.Node) -> Any:
         names.append(n.name)
-        return run(self, n)
+        return compute(self, n)
 
-    monkeypatch.setattr(graph._Propagate, "_run", counted)
+    monkeypatch.setattr(known_shapes.Shapes, "compute", counted)
     monkeypatch.setattr(known_shapes, "_remembered", {})
     return names
 
@@ -166,7 +166,7 @@ def test_whole_networks_have_the_shapes_that_they_have_when_all_of_it_runs(
     x = torch.ones(2, 1, 16, 16)
     prepared = api.prepare(LeNet(), x, Recipe(bits=1))
     known = _results(prepared)
-    monkeypatch.setattr(graph, "key_of", lambda *_: None)
+    monkeypatch.setattr(known_shapes, "key_of", lambda *_: None)
     ran.clear()
     assert _results(prepared) == known
     assert len(ran) == len(prepared.graph.nodes)
