@@ -1,7 +1,7 @@
 """Is the program of report B slower than that of report A? Neither torch nor the compiler is needed.
 
 A run is judged by Student's t on one number a process (`qcompile.bench.statistics.difference`), all runs
-together by Holm's method, so that in all of them ERROR is the chance of a false alarm. What is certain and less
+together by Holm's method, so that in all of them about ERROR is the chance of a false alarm. What is certain and less
 than a threshold is no regression: clocks and neighbours change between two reports, which no process of either
 can tell. Other engines can: by how much those changed that are the same in both is taken out, as far as it is no
 chance.
@@ -218,8 +218,8 @@ def _others(a: Run, b: Run) -> tuple[Other, ...]:
 
 
 def _levels(times: dict[str, Time], keys: Sequence[str]) -> Array:
-    """One number a process, the mean of these engines'."""
-    return np.mean([statistics.quick(times[key].samples) for key in keys], axis=0)
+    """One number a process, the median of these engines': of two, the mean."""
+    return np.median([statistics.quick(times[key].samples) for key in keys], axis=0)
 
 
 def _as_often(key: str, *reports: dict[str, Time]) -> bool:

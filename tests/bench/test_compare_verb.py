@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,6 +15,7 @@ from sample_reports import report, small
 
 from qcompile import cli
 from qcompile.bench import compare_verb, files
+from qcompile.bench import verb as bench_verb
 from qcompile.bench.results import Report
 
 
@@ -124,3 +127,25 @@ def test_it_is_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     text = " ".join(capsys.readouterr().out.split())
     assert "1 the program is slower" in text
     assert "(default: 5%)" in text
+
+
+def test_the_gate_of_the_docs_is_one() -> None:
+    """Its commands have options that there are, and its order is the right one."""
+    text = (Path(cli.__file__).parents[1] / "docs" / "compare.md").read_text(encoding="utf-8")
+    [gate] = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    commands = re.findall(r"qcompile (bench|compare) (.*)", gate.replace("\\\n", " "))
+    [bench, compare] = [shlex.split(words) for _, words in commands]
+    assert bench_verb.parser().parse_args(bench).processes == 5
+    options = compare_verb.parser().parse_args(compare)
+    assert (str(options.a), str(options.b)) == ("before.json", "after.json")
+    assert compare_verb.share(options.threshold) == 0.1
+    for option in (
+        "--threshold",
+        "--strict",
+        "--across-machines",
+        "--force",
+        "--json",
+        "--markdown",
+    ):
+        assert f"| `{option}" in text
+        assert option in compare_verb.parser().format_help()
