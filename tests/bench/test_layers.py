@@ -277,8 +277,14 @@ def test_channels_last_where_the_network_can() -> None:
     viewed, given = in_best_layout(_Viewed(), (x,))
     assert given[0] is x
     assert viewed(*given).shape == (2, 36)
-    _, given = in_best_layout(nn.Conv2d(3, 4, 3), (x,))
-    assert given[0].is_contiguous(memory_format=torch.channels_last)
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(36, 2))
+    made, given = in_best_layout(plain, (x,))
+    for value in (given[0], made.get_parameter("0.weight")):
+        assert value.is_contiguous(memory_format=torch.channels_last)
+    assert plain.get_parameter("0.weight").is_contiguous()
+    made, given = in_best_layout(nn.Conv3d(3, 4, 3), (torch.randn(2, 3, 5, 5, 5),))
+    for value in (given[0], made.get_parameter("weight")):
+        assert value.is_contiguous(memory_format=torch.channels_last_3d)
 
 
 def test_the_largest_product_tells_the_method(net: Built) -> None:
