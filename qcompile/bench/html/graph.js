@@ -17,6 +17,7 @@
         target.last.push(source);
         return { element, source, target };
       });
+      this.front = figure.querySelector(".qc-edge-label, .qc-node");
       this.pointers = new Map();
       this.moved = false;
       this.placed = false;
@@ -220,7 +221,9 @@
       const chosen = new Set(nodes);
       for (const node of this.nodes) node.element.classList.toggle("qc-shown", chosen.has(node));
       for (const { element, source, target } of this.edges) {
-        element.classList.toggle("qc-shown", chosen.has(source) || chosen.has(target));
+        const shown = chosen.has(source) || chosen.has(target);
+        element.classList.toggle("qc-shown", shown);
+        if (shown) element.parentNode.insertBefore(element, this.front); // edges share their way
       }
       this.panel.replaceChildren(...(nodes.length ? nodes.flatMap((node) => node.facts()) : [hint()]));
       this.panel.scrollTop = 0;

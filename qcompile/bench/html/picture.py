@@ -140,8 +140,9 @@ def _drawn(id_: str, graph: Graph) -> _Picture:
         drawing = layout(sizes, [(edge.source, edge.target) for edge in graph.edges])
     except QCompileError as error:
         raise QCompileError(error.what, where=graph.title, hint=error.hint) from error
+    values = _values(graph)
     shapes = [
-        _shape(f"{id_}-{i}", node, drawing.boxes[node.id], _values(graph, node))
+        _shape(f"{id_}-{i}", node, drawing.boxes[node.id], values[node.id])
         for i, node in enumerate(graph.nodes)
     ]
     lines = tuple(_lines(graph, drawing))
@@ -192,16 +193,18 @@ def _cut(text: str, most: int, *, end: bool = False) -> str:
     return f"…{text[1 - most :]}" if end else f"{text[: most - 1]}…"
 
 
-def _values(graph: Graph, node: Node) -> list[str]:
-    """What a node reads, and what it gives."""
-    labels = {other.id: other.layer or other.label for other in graph.nodes}
-    reads = [
-        f"reads: {', '.join(filter(None, (edge.label, f'from {labels[edge.source]}')))}"
-        for edge in graph.edges
-        if edge.target == node.id
-    ]
-    gives = dict.fromkeys(edge.label for edge in graph.edges if edge.source == node.id)
-    return [*reads, *(f"gives: {label}" for label in gives if label)]
+def _values(graph: Graph) -> dict[str, list[str]]:
+    """What each node reads, and what it gives."""
+    names = {node.id: node.layer or node.label for node in graph.nodes}
+    reads: dict[str, list[str]] = {node.id: [] for node in graph.nodes}
+    gives: dict[str, dict[str, None]] = {node.id: {} for node in graph.nodes}
+    for edge in graph.edges:
+        source = f"from {names[edge.source]}"
+        reads[edge.target].append(
+            f"reads: {edge.label}, {source}" if edge.label else f"reads: {source}"
+        )
+        gives[edge.source] |= {f"gives: {edge.label}": None} if edge.label else {}
+    return {id_: [*lines, *gives[id_]] for id_, lines in reads.items()}
 
 
 # --- edges ----------------------------------------------------------------------------------------
