@@ -183,12 +183,14 @@ def _mistakes_of_time(time: Time, where: str) -> Iterator[Mistake]:
 
 
 def _mistakes_of_graph(graph: Graph, where: str) -> Iterator[Mistake]:
-    names = {node.id for node in graph.nodes}
+    place = {node.id: i for i, node in enumerate(graph.nodes)}
     yield from _repeated([node.id for node in graph.nodes], f"{where}.nodes", "node")
     for i, edge in enumerate(graph.edges):
-        for end in (edge.source, edge.target):
-            if end not in names:
-                yield f"{where}.edges[{i}]", f"no node is called {end!r}"
+        unknown = [end for end in (edge.source, edge.target) if end not in place]
+        for end in unknown:
+            yield f"{where}.edges[{i}]", f"no node is called {end!r}"
+        if not unknown and place[edge.source] >= place[edge.target]:
+            yield f"{where}.edges[{i}]", f"{edge.target!r} does not stand after {edge.source!r}"
 
 
 def _repeated(names: Sequence[str], where: str, what: str) -> Iterator[Mistake]:

@@ -108,6 +108,7 @@ def change(path: str, value: object) -> bytes:
         ("$.runs[0].times[0].seconds.low", 1.0, "out of order - at `$.runs[0].times[0].seconds`"),
         ("$.runs[0].times[2].speedup.low", 0.0, "not above zero"),
         ("$.graphs[0].edges[0].target", "y", "no node is called 'y' - at `$.graphs[0].edges[0]`"),
+        ("$.graphs[0].edges[0].target", "x", "'x' does not stand after 'x'"),
         ("$.graphs[1].nodes[1].id", "x", "the node 'x' is there twice - at `$.graphs[1].nodes[1]`"),
     ],
 )
