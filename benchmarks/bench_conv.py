@@ -41,6 +41,7 @@ import tables
 import timed_rows
 from binary_chain import Shape
 from qcompile.bench import limits
+from qcompile.bench.worker import CLOCKS
 from qcompile.rivals import engines, ov, pytorch
 from qcompile.rivals.entrant import Call, Entrant, Inputs, Ready, Unavailable
 from tables import Sheet, milliseconds, number
@@ -205,7 +206,7 @@ def split(shape: Shape, x: Tensor, target: str, settings: Settings) -> dict[str,
     except Unavailable:
         return {}
     program.num_threads = settings.threads
-    clock = timed_rows.CLOCKS[settings.clock]
+    clock = CLOCKS[settings.clock]
     parts = {"pack_sign": "pack", "xnor_popcount": "matmul", "copy_pad": "epilogue"}
     taken: dict[str, list[float]] = {part: [] for part in parts.values()}
     for _ in range(_SPLIT_ROUNDS):
@@ -266,7 +267,7 @@ def options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--targets", type=lambda text: text.split(","), default=list(TARGETS))
     parser.add_argument("--shapes", type=shapes, default=list(SHAPES), help="as in 64x56,128x28")
     parser.add_argument("--seconds", type=float, default=1.0, help="for each chain of a table")
-    parser.add_argument("--clock", choices=timed_rows.CLOCKS, default="wall")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)
     return parser.parse_args(arguments)

@@ -29,6 +29,7 @@ import machine_facts
 import qcompile
 import tables
 import timed_rows
+from qcompile.bench.worker import CLOCKS
 from qcompile.errors import QCompileError
 from qcompile.rivals import engines, ov, ov_binary, pytorch
 from qcompile.rivals.entrant import Entrant, Inputs, Ready, unavailable_if
@@ -205,7 +206,7 @@ def options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--networks", type=network_names, default=list(NETWORKS))
     parser.add_argument("--target", default="cpu", help="what qcompile compiles for")
     parser.add_argument("--seconds", type=float, default=3.0, help="for each entrant of a table")
-    parser.add_argument("--clock", choices=timed_rows.CLOCKS, default="wall")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)
     return parser.parse_args(arguments)

@@ -28,9 +28,9 @@ from torch.fx import GraphModule
 
 import machine_facts
 import tables
-import timed_rows
 from binary_chain import Shape
 from qcompile import kernels
+from qcompile.bench.worker import CLOCKS
 from qcompile.building import build_program
 from qcompile.ir.graph import calls, trace, verify
 from qcompile.ir.plan import LayerPlan
@@ -214,7 +214,7 @@ def options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--widths", type=_widths, help="weights/activations, as in 1/1,2/4")
     parser.add_argument("--all", action="store_true", help="all 64 pairs of 1 to 8 bits")
     parser.add_argument("--seconds", type=float, default=0.5, help="for each chain")
-    parser.add_argument("--clock", choices=timed_rows.CLOCKS, default="wall")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)
     return parser.parse_args(arguments)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import median, quantiles
 from typing import Any
@@ -12,11 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qcompile.bench.worker import CLOCKS, PAUSE
 from qcompile.rivals.entrant import Call, Entrant, Unavailable
 from qcompile.rivals.turns import take_turns
-
-CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
-PAUSE = 0.005  # seconds for other entrants' threads to stop spinning, where there are any
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from torch import nn
 model = nn.Sequential(nn.Linear(6, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 3))
 example_inputs = torch.zeros(1, 6)
 os.system("echo noise")  # a library that prints past Python
-with open("seen.txt", "a") as seen:
+with open(os.path.join(os.path.dirname(__file__), "seen.txt"), "a") as seen:
     print(len(os.sched_getaffinity(0)), os.environ.get("OMP_NUM_THREADS"), file=seen)
 
 
