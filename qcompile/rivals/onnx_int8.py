@@ -45,6 +45,7 @@ def errors() -> tuple[type[Exception], ...]:
     """What ONNX Runtime raises where it refuses a model."""
     state = package().capi.onnxruntime_pybind11_state
     return (
+        RuntimeError,
         state.Fail,
         state.InvalidArgument,
         state.InvalidGraph,

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
+import sys
+from types import ModuleType
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from qcompile.errors import QCompileError
 from qcompile.rivals import engines, onnx_int8, onnx_model
-from qcompile.rivals.entrant import Entrant, Inputs
+from qcompile.rivals.entrant import Entrant, Inputs, Unavailable
 
 NEEDS = {
     "onnxruntime": ["onnx", "onnxscript", "onnxruntime"],
@@ -38,13 +42,6 @@ class Small(nn.Module):
         x = self.pool(self.relu(self.bn(self.conv(self.first(x)))))
         x = torch.flatten(self.average(self.again(x) + x), 1)
         return self.norm(self.fc(self.nothing(x)))
-
-
-class ByValue(nn.Module):
-    """Decides by the values of its input, which cannot be traced."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x if x.sum() > 0 else -x
 
 
 class TwoOfEach(nn.Module):
@@ -181,3 +178,140 @@ def test_several_inputs_and_outputs(
     got = entrants[key].prepare(inputs).output()
     assert got is not None
     torch.testing.assert_close(got, model(*inputs)[0], rtol=0, atol=0.05)
+
+
+# --- what cannot be had ----------------------------------------------------------------------------
+
+
+class Bessel(nn.Module):
+    """An operation without a form in ONNX."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.special.bessel_j0(x)
+
+
+class ByValue(nn.Module):
+    """Decides by the values of its input, which cannot be traced."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else -x
+
+
+@pytest.mark.parametrize("missing", ["onnxruntime", "openvino"])
+def test_an_engine_that_is_not_installed(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    x = torch.ones(2, 3)
+    for entrant in engines.entrants([missing, f"{missing}-fp32"], nn.Linear(3, 2), [(x,)], 1):
+        with pytest.raises(Unavailable) as refusal:
+            entrant.prepare((x,))
+        assert refusal.value.reason == f"{missing} is not installed"
+        assert refusal.value.hint == 'pip install "qcompile[bench]"'
+
+
+@pytest.mark.parametrize("missing", ["onnx", "onnxscript"])
+def test_without_what_exports_there_is_no_onnx(
+    missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "onnx" not in (missing, *sys.modules):
+        monkeypatch.setitem(sys.modules, "onnx", ModuleType("onnx"))
+    monkeypatch.setitem(sys.modules, missing, None)
+    models = onnx_int8.Models(nn.Linear(3, 2), [(torch.ones(2, 3),)])
+    with pytest.raises(Unavailable, match=f"^{missing} is not installed$") as refusal:
+        models.float32()
+    assert refusal.value.hint == 'pip install "qcompile[bench]"'
+
+
+@pytest.mark.skipif(bool(lacking("openvino")), reason=f"no {lacking('openvino')} here")
+@pytest.mark.parametrize(
+    ("missing", "kept"), [("onnxruntime", ["openvino-fp32"]), ("openvino", ["onnxruntime-fp32"])]
+)
+def test_others_go_on_without_it(
+    missing: str,
+    kept: list[str],
+    entrants: dict[str, Entrant],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    for key in kept:
+        assert entrants[key].prepare((torch.randn(1, 3, 16, 16),)).output() is not None
+
+
+@pytest.mark.skipif(bool(lacking("onnxruntime")), reason=f"no {lacking('onnxruntime')} here")
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        (Bessel(), "torch.onnx.export cannot follow it: prims.bessel_j0.default has no form in"),
+        (ByValue(), "torch.onnx.export cannot follow it: what is computed depends on values"),
+    ],
+)
+def test_a_network_that_has_no_form_in_onnx(
+    model: nn.Module, why: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    x = torch.ones(2, 3)
+    disabled = logging.root.manager.disable
+    found = engines.entrants(["onnxruntime-fp32", "onnxruntime"], model, [(x,)], 1)
+    for entrant in found:
+        with pytest.raises(Unavailable) as refusal:
+            entrant.prepare((x,))
+        assert refusal.value.reason.startswith(why)
+        assert "\n" not in refusal.value.reason
+    assert capfd.readouterr() == ("", "")
+    assert logging.root.manager.disable == disabled
+
+
+@pytest.mark.skipif(bool(lacking("onnxruntime")), reason=f"no {lacking('onnxruntime')} here")
+def test_a_network_without_anything_to_quantize_is_not_called_int8(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    x = torch.ones(2, 3)
+    (entrant,) = engines.entrants(["onnxruntime"], nn.ReLU(), [(x,)], 1)
+    with pytest.raises(Unavailable, match="ONNX Runtime finds nothing in it to quantize"):
+        entrant.prepare((x,))
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(bool(lacking("openvino")), reason=f"no {lacking('openvino')} here")
+def test_a_model_that_an_engine_refuses() -> None:
+    """Its inputs do not fit: what each engine says of that is a line."""
+    model = nn.Linear(3, 2)
+    found = engines.entrants(["onnxruntime-fp32", "openvino-fp32"], model, [(torch.ones(2, 3),)], 1)
+    for entrant in found:
+        with pytest.raises(Unavailable, match=r"^(ONNX Runtime|OpenVINO) cannot run it: .") as why:
+            entrant.prepare((torch.ones(2, 4),))
+        assert "\n" not in why.value.reason
+
+
+@pytest.mark.skipif(bool(lacking("openvino")), reason=f"no {lacking('openvino')} here")
+def test_openvino_names_its_kernels(entrants: dict[str, Entrant]) -> None:
+    told = entrants["openvino"].prepare((torch.randn(2, 3, 16, 16),)).instructions
+    assert "_I8" in told
+    assert not set(told.split(", ")) & {"", "unknown_f32"}
+
+
+# --- by name ---------------------------------------------------------------------------------------
+
+
+def test_keys_are_kept_in_order_and_once() -> None:
+    assert engines.check(["x86", "fp32", "x86"]) == ("x86", "fp32")
+    assert set(engines.DEFAULT) < set(engines.NAMES)
+    found = engines.entrants(engines.NAMES, nn.Identity(), [], 1)
+    assert tuple(entrant.key for entrant in found) == engines.NAMES
+    assert len({entrant.name for entrant in found}) == len(found)
+    for entrant in found:
+        assert entrant.how
+        assert entrant.package in ("torch", "onnxruntime", "openvino")
+        assert entrant.precision in entrant.name
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("onnxruntme", "did you mean 'onnxruntime'? there are fp32, "),
+        ("tflite", "there are fp32, "),
+    ],
+)
+def test_unknown_keys_are_refused(key: str, hint: str) -> None:
+    with pytest.raises(QCompileError, match=f"there is no engine '{key}'") as refusal:
+        engines.entrants(["fp32", key], nn.Identity(), [], 1)
+    assert refusal.value.hint is not None
+    assert refusal.value.hint.startswith(hint)
