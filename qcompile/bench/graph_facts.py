@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from torch.fx import GraphModule
 from torch.fx import Node as FxNode
+from torch.utils._pytree import tree_leaves
 
 from qcompile.bench.results import Edge, Graph, Layer, Node, Parts
 from qcompile.bench.words import decibels, percent, seconds, size
@@ -114,7 +115,7 @@ def with_outputs(graph: Graph, gm: GraphModule, source: Callable[[FxNode], str])
         source: the id of what gives a value; there may be no node of it.
     """
     [output] = gm.graph.find_nodes(op="output")
-    values: Sequence[FxNode] = output.all_input_nodes
+    values = [value for value in tree_leaves(output.args) if isinstance(value, FxNode)]
     names = [f"output{i}" for i in range(len(values))] if len(values) > 1 else ["output"]
     there = {node.id for node in graph.nodes}
     nodes, edges = [], []

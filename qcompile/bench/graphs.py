@@ -29,6 +29,7 @@ from qcompile.codegen.groups import activations, whole
 from qcompile.codegen.layout import is_packed, layout_of
 from qcompile.explanation import lines_of
 from qcompile.ir.graph import calls, spec
+from qcompile.ir.plan import FLOAT_BITS
 from qcompile.ir.stages import dialect
 from qcompile.program_info import KernelInfo, LayerInfo
 from qcompile.program_summary import bits
@@ -127,9 +128,10 @@ class _Kernels:
         kernel = self._kernels[number]
         main = self._main[kernel.layer] == number
         info = self._product(kernel)
+        width = bits(info) if info is not None and info.weight_bits < FLOAT_BITS else ""
         return Node(
             str(number),
-            f"{kernel.kind or 'kernel'} {bits(info) if info else ''}".rstrip(),
+            f"{kernel.kind} {width}".strip() or "kernel",
             kernel.layer,
             _category(kernel, stored),
             (

@@ -129,7 +129,8 @@ class Parted(nn.Module):
 def test_parts_of_tuples_sizes_and_constants_are_no_nodes() -> None:
     graph = written(Parted(), torch.zeros(2, 4), torch.zeros(2, 2))
     labels = [n.label for n in graph.nodes]
-    assert labels == ["x", "y", "mul", "chunk", "add", "view", "output0", "output1"]
+    assert labels == [*("x", "y", "mul", "chunk", "add", "view", "output0", "output1", "output2")]
+    assert [s for s, t in named_edges(graph) if t.startswith("output")] == ["add", "view", "add"]
     assert ("chunk", "add") in named_edges(graph)
     assert ("chunk", "view") in named_edges(graph)
     assert {e.label for e in graph.edges if e.source == "chunk"} == {"float32[N, 2]"}
@@ -206,6 +207,14 @@ def test_what_was_folded_into_a_kernel_is_found_with_it(pair: tuple[Graph, Graph
     assert (quantizes.also, quantizes.share) == ((), None)
     assert "norm" in multiplies.also
     assert dict(multiplies.facts)["time"] == "10.0 µs, 25.0 % of all, in 2 kernels"
+
+
+def test_layers_that_stay_float_bear_no_bits() -> None:
+    _, after = graphs(built(Recipe(1, mode="static", first_last_bits=32)), ())
+    found = {n.layer: (n.label, n.category) for n in after.nodes if dict(n.facts).get("MACs")}
+    assert found["stem"] == found["head"] == ("float32", "float")
+    assert found["body"] == ("xnor-popcount 1/1", "low-bit")
+    assert dict(node(after, "stem", "float32").facts)["bits w/a"] == "float"
 
 
 # --- a program alone -----------------------------------------------------------------------------
