@@ -109,7 +109,8 @@ class Browser:
         return {"width": size["width"], "height": size["height"]}
 
     def pdf(self) -> bytes:
-        """The page printed on A4, with backgrounds."""
+        """The page printed on A4, with backgrounds; from then on it is shown as on paper."""
+        self._do("Emulation.setEmulatedMedia", media="print")
         taken = self._do(
             "Page.printToPDF", printBackground=True, paperWidth=8.27, paperHeight=11.69
         )
