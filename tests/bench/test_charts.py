@@ -326,6 +326,9 @@ def test_the_roofline_caption_tells_how_far_the_slowest_layer_is() -> None:
     # 2 products a byte at 1e11 bytes a second allow 2e11: the same; fewer bytes a second, less.
     slow = replace(narrow, roofs=(roofs[0], Roof("L1", "bytes", 6.25e10)))
     assert "reaches 80 % of its roof, L1 bandwidth" in caption("roofline", slow)
+    low = replace(found, roofs=(Roof("int8 products", "macs", 5e10, ("int8",)),))
+    assert "fc, reaches 200 % of its roof" in caption("roofline", low)
+    assert "More than 100 % means" in caption("roofline", low)
     bare = replace(found, roofs=(), absent={"roofs": "nothing was measured"})
     said = caption("roofline", bare)
     assert "makes 100 GMAC/s" in said
@@ -340,9 +343,11 @@ def test_without_accuracy_the_noise_is_shown_and_said() -> None:
     assert "reaches 99.40 %" in caption("widths", report())
 
 
-def test_a_width_that_failed_is_told() -> None:
+def test_a_width_that_failed_or_is_not_known_is_told() -> None:
     failed = Width("3 bits", OURS, (3, 3), reason="out of <memory>")
-    said = caption("widths", replace(report(), widths=(*report().widths, failed)))
+    unknown = Width("OpenVINO", "openvino", (8, 8), 1e-4, 10**5)
+    said = caption("widths", replace(report(), widths=(*report().widths, failed, unknown)))
+    assert "Of unknown accuracy: OpenVINO." in said
     assert "Not there: 3 bits (out of <memory>)." in said
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from qcompile.bench.html.charts import words
 from qcompile.bench.html.charts.rows import FOOT, HEAD, Rows, name_column
 from qcompile.bench.html.charts.sheet import Plan, Sheet, Style
-from qcompile.bench.html.charts.speed import condition, engine_name
+from qcompile.bench.html.charts.speed import condition, engine_name, noise_share
 from qcompile.bench.results import OURS, Report, Run, Time
 
 NAME, TITLE = "processes", "Differences between processes"
@@ -46,7 +46,7 @@ def _draw(report: Report, runs: Sequence[Run], style: Style) -> Sheet:
     height = Rows(names, 0, 0, 1, column).height + HEAD + FOOT
     sheet = Sheet(style, height * math.ceil(len(runs) / across))
     shown = [abs(v) for run in runs for t in run.times for v in _medians(t)]
-    shown += [run.noise.share for run in runs if run.noise]
+    shown += [noise_share(run) or 0.0 for run in runs]
     end = 100 * max(*shown, 0.005) * 1.1
     for number, run in enumerate(runs):
         left = column + (number % across) * (width + 2.5)
@@ -59,10 +59,11 @@ def _draw(report: Report, runs: Sequence[Run], style: Style) -> Sheet:
 def _panel(sheet: Sheet, rows: Rows, run: Run, keys: Sequence[str], end: float) -> None:
     axes = rows.axes(sheet, condition(run), bold=[i for i, k in enumerate(keys) if k == OURS])
     rows.scale(sheet, axes, -end, end, "% from the median of all")
-    if run.noise:
-        share = 100 * run.noise.share
-        band = axes.axvspan(-share, share, color=sheet.colour("series-1"), alpha=0.13, linewidth=0)
-        sheet.hover(band, f"noise ±{words.share(run.noise.share)}")
+    share = noise_share(run)
+    if share:
+        ends = -100 * share, 100 * share
+        band = axes.axvspan(*ends, color=sheet.colour("series-1"), alpha=0.13, linewidth=0)
+        sheet.hover(band, f"noise ±{words.share(share)}")
     axes.axvline(0, color=sheet.colour("muted"), linewidth=0.7)
     times = {time.engine: time for time in run.times}
     for row, key in enumerate(keys):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 NAME, TITLE = "roofline", "Roofline of the layers"
 _MARKERS = "oDs^vPX*"
+_ABOVE = 1.05  # of a roof: more than noise
 _LABELLED = 3  # of the slowest layers
 
 
@@ -213,6 +214,8 @@ def _caption(report: Report, points: Sequence[Point], roofs: Sequence[Roof]) -> 
     if len(shares) > 1:
         middle = shares[len(shares) // 2]
         said.append(f"half of the layers reach {words.share(middle)} or more of theirs")
+    if shares and shares[-1] > _ABOVE:
+        said.append("more than 100 % means that a roof is not the best that the machine can do")
     if not roofs:
         said.append(words.why(report, "roofs", "What the machine can do was not measured."))
     else:

@@ -20,7 +20,7 @@ _LOG = 200.0  # ratio from which bars from zero say nothing
 
 def plan(report: Report) -> Plan | str:
     """Bars with whiskers, or why there are none."""
-    runs = [run for run in report.runs if any(_seconds(time) for time in run.times)]
+    runs = [r for r in report.runs if any(_seconds(t) for t in r.times if t.engine != AGAIN)]
     if not runs:
         return words.why(report, "runs", "No engine was timed.")
     keys = _ordered(report, runs)
@@ -57,6 +57,12 @@ def engine_name(report: Report, key: str) -> str:
     return next((words.clean(e.name) or key for e in report.engines if e.key == key), key)
 
 
+def noise_share(run: Run) -> float | None:
+    """What differences have to exceed, where it is known."""
+    found = run.noise.share if run.noise is not None else None
+    return found if words.finite(found) and found >= 0 else None
+
+
 def condition(run: Run) -> str:
     """How it was run: "batch 8, 2 threads"."""
     return f"batch {run.batch:,}, {words.plural(run.threads, 'thread')}"
@@ -76,7 +82,8 @@ def _draw(report: Report, runs: Sequence[Run], keys: Sequence[str], style: Style
         # Names stand once, left of the first panel.
         shown = names if narrow or number % across == 0 else [""] * len(names)
         rows = Rows(shown, left, HEAD + height * (number // across), width, column)
-        noise = f"; noise ±{words.share(run.noise.share)}" if run.noise else ""
+        share = noise_share(run)
+        noise = "" if share is None else f"; noise ±{words.share(share)}"
         axes = rows.axes(sheet, condition(run) + noise, bold=(0,))
         _panel(sheet, axes, rows, report, run, keys)
     return sheet
@@ -95,11 +102,12 @@ def _panel(
     rows.scale(sheet, axes, low, high, "time of a call" + ("" if log else f", {name}"), log=log)
     if log:
         axes.xaxis.set_major_formatter(lambda value, _: words.tick_seconds(value * unit))
-    if run.noise and OURS in found:
+    share = noise_share(run)
+    if share is not None and OURS in found:
         middle = found[OURS] / unit
-        limits = middle * (1 - run.noise.share), middle * (1 + run.noise.share)
+        limits = max(middle * (1 - share), low), min(middle * (1 + share), high)
         band = axes.axvspan(*limits, color=sheet.colour("series-1"), alpha=0.25, linewidth=0)
-        sheet.hover(band, f"noise: differences below {words.share(run.noise.share)} say nothing")
+        sheet.hover(band, f"noise: differences below {words.share(share)} say nothing")
     for row, key in enumerate(keys):
         at = rows.at(row)
         if key in found:
@@ -166,7 +174,7 @@ def _ratio(run: Run, key: str) -> float | None:
 
 
 def _within_noise(run: Run, ratio: float) -> bool:
-    return run.noise is not None and abs(ratio - 1) <= run.noise.share
+    return abs(ratio - 1) <= (noise_share(run) or 0.0)
 
 
 def _value(run: Run, key: str, seconds: float) -> tuple[str, str]:

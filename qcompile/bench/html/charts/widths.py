@@ -211,8 +211,14 @@ def _caption(report: Report, points: Sequence[Width], accurate: bool) -> str:
     if any(not w.trained for w in points if w.engine == OURS):
         said.append("widths that are not trained would gain by training, 1 bit most")
     said.append("no point lies left of the line and above it")
-    missing = [w for w in report.widths if w not in points and w.reason]
-    said += [f"not there: {words.name(w.name)} ({words.clean(w.reason)})" for w in missing]
+    missing = [w for w in report.widths if w not in points]
+    untold = [w for w in missing if not w.reason and (accurate or min(w.bits) < words.FLOAT_BITS)]
+    if untold:
+        what = "accuracy" if accurate else "noise"
+        said.append(f"of unknown {what}: {', '.join(words.name(w.name) for w in untold)}")
+    said += [
+        f"not there: {words.name(w.name)} ({words.clean(w.reason)})" for w in missing if w.reason
+    ]
     return " ".join(map(words.sentence, said))
 
 
