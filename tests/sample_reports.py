@@ -315,3 +315,25 @@ def small() -> Report:
             ("layers", "roofs", "widths", "graphs"), "a program alone has no float network"
         ),
     )
+
+
+def only_layers(*found: Layer) -> Report:
+    """One that knows of these layers alone."""
+    return replace(report(), layers=found, runs=(), widths=())
+
+
+def timed(ours: float, *others: float, share: float = 0.02) -> Report:
+    """One of a single run, with a sample of ours and of each other engine, and that much noise."""
+    run = report().runs[0]
+    engines = tuple(Engine(f"e{i}", f"Engine {i}") for i in range(len(others)))
+    times = [Time(OURS, ((ours,),), Spread(ours, ours, ours), Spread(1, 1, 1))]
+    for engine, other in zip(engines, others, strict=True):
+        ratio = other / ours
+        spread = Spread(ratio, ratio, ratio)
+        times.append(Time(engine.key, ((other,),), Spread(other, other, other), spread))
+    noise = Noise(Spread(1, 1, 1), share)
+    return replace(
+        report(),
+        engines=(Engine(OURS, "qcompile"), *engines),
+        runs=(replace(run, times=tuple(times), noise=noise),),
+    )
