@@ -71,7 +71,8 @@ def _machine(machine: Machine) -> str:
     )
     if change(machine.taken) == change(1.0):
         return f"no change of the machine seen: {told}."
-    return f"the machine itself changed: {told}; {change(machine.taken)} is taken out."
+    word = "may have changed" if ratio.low <= 1 <= ratio.high else "itself changed"
+    return f"the machine {word}: {told}; {change(machine.taken)} is taken out."
 
 
 def summary(found: Comparison) -> str:

@@ -45,7 +45,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Other:
-    """Another engine in a run: shown, not judged."""
+    """Another engine in a run: shown, not judged; seconds and ratio as of the program, as measured."""
 
     engine: str
     a: float | None
@@ -176,7 +176,8 @@ def _lone(a: Run | None, b: Run | None) -> Row:
 
 def _beside(a: Run, b: Run, steady: Sequence[str]) -> _Measured | Row:
     times_a, times_b = ({t.engine: t for t in run.times if any(t.samples)} for run in (a, b))
-    row = Row(a.batch, a.threads, NOISY, stated=(_stated(a), _stated(b)), others=_others(a, b))
+    row = Row(a.batch, a.threads, NOISY, stated=(_stated(a), _stated(b)))
+    row = replace(row, others=_others(times_a, times_b))
     for name, run, times in (("A", a, times_a), ("B", b, times_b)):
         if OURS not in times:
             why = next((t.reason for t in run.times if t.engine == OURS and t.reason), "no time")
@@ -204,15 +205,13 @@ def _stated(run: Run) -> float | None:
     return None if run.noise is None else run.noise.share
 
 
-def _others(a: Run, b: Run) -> tuple[Other, ...]:
-    medians = [
-        {t.engine: t.seconds.median for t in run.times if t.seconds is not None} for run in (a, b)
-    ]
-    keys = dict.fromkeys(t.engine for run in (a, b) for t in run.times)
+def _others(a: dict[str, Time], b: dict[str, Time]) -> tuple[Other, ...]:
     found = []
-    for key in keys:
-        x, y = (known.get(key) for known in medians)
-        if key not in (OURS, AGAIN) and (x or y):
+    for key in dict.fromkeys((*a, *b)):
+        x, y = (
+            statistics.typical(_levels(times, [key])) if key in times else None for times in (a, b)
+        )
+        if key not in (OURS, AGAIN):
             found.append(Other(key, x, y, y / x if x and y else None))
     return tuple(found)
 

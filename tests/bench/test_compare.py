@@ -19,10 +19,11 @@ from qcompile.bench.comparison import (
     SAME,
     SLOWER,
     Comparison,
+    Machine,
     Row,
     compare,
 )
-from qcompile.bench.results import AGAIN, OURS, Report, Time
+from qcompile.bench.results import AGAIN, OURS, Report, Spread, Time
 
 FIRST = (1, 8, 64)
 RIVALS = ("fp32", "onnxruntime")
@@ -161,10 +162,22 @@ def test_a_slower_machine_is_no_slower_program() -> None:
     assert row.machine.engines == RIVALS
     assert 1.1 < row.machine.ratio.median < 1.2
     [sentence, *_] = compare_tables.sentences(found)
-    assert sentence.startswith(
-        "batch 1, 1 thread: the machine itself changed: fp32 and onnxruntime"
-    )
+    assert sentence.startswith("batch 1, 1 thread: the machine ")
+    assert " changed: fp32 and onnxruntime took +1" in sentence
     assert sentence.endswith(f"{compare_tables.change(row.machine.taken)} is taken out.")
+
+
+def test_how_sure_it_is_that_the_machine_changed() -> None:
+    told = []
+    for low in (0.99, 1.01):
+        machine = Machine(("fp32",), Spread(1.04, low, 1.09), 1.03)
+        row = Row(1, 1, SAME, ratio=Spread(1, 1, 1), machine=machine)
+        told += list(compare_tables.sentences(Comparison("a", "b", 0.05, (row,), ())))
+    end = "changed: fp32 took +4.0 % ({} to +9.0 %) in B; +3.0 % is taken out."
+    assert told == [
+        f"batch 1, 1 thread: the machine may have {end.format('-1.0 %')}",
+        f"batch 1, 1 thread: the machine itself {end.format('+1.0 %')}",
+    ]
 
 
 def test_nor_does_a_faster_machine_hide_one() -> None:
@@ -253,11 +266,11 @@ def test_runs_and_engines_that_one_report_lacks() -> None:
         (8, SAME, ""),
         (64, MISSING, "only A has this run"),
     ]
+    assert found.rows[2].machine is not None
     others = {other.engine: other for other in found.rows[2].others}
     assert others["fp32"].a is not None
     assert (others["fp32"].b, others["fp32"].ratio) == (None, None)
-    assert others["onnxruntime"].ratio is not None
-    assert found.rows[2].machine is not None
+    assert others["onnxruntime"].ratio == pytest.approx(found.rows[2].machine.ratio.median)
     assert found.rows[2].machine.engines == ("onnxruntime",)
 
 
