@@ -60,7 +60,7 @@ def widths(
     bits: Sequence[int] = BITS,
     *,
     steps: Steps,
-    train: bool | None = None,
+    train: bool = True,
     epochs: int | None = None,
     seconds: float = SECONDS,
     clock: Callable[[], float] = time.perf_counter,
@@ -74,8 +74,8 @@ def widths(
     Args:
         built: with its model; of a program alone there is nothing to compile.
         bits: of weights and activations, each from 1 to 8, or 32 for float.
-        train: whether each width is trained by the model file; None: if the program was. Else it is
-            calibrated, and its accuracy is only looked at where that is enough.
+        train: whether each width is trained by the model file, if the program was. Else it is calibrated,
+            and its accuracy is only looked at where that is enough.
         epochs: of training; None leaves that to the model file.
         seconds: to time each, about.
         clock: gives seconds.
@@ -87,10 +87,9 @@ def widths(
     made = built.made
     if made is None:
         return ()
-    trains = made.recipe.mode == "qat" if train is None else train
     sample = sample_of(built)
     points = [
-        _ours(built, made, width, trains, sample, partial(_quantized, made, steps, epochs, seed))
+        _ours(built, made, width, train, sample, partial(_quantized, made, steps, epochs, seed))
         for width in _wanted(made.recipe, bits)
     ]
     points += [_float(made, sample), _int8(made, sample, steps)]
@@ -150,15 +149,12 @@ def recipe_of(base: Recipe, bits: tuple[int, int], trains: bool) -> Recipe:
     Raises:
         QCompileError: its method, or its mode, has no such width.
     """
-    mode = base.mode
-    if trains or mode == "qat":
-        mode = "qat" if trains else "static"
     return replace(
         base,
         bits=bits[0],
         weight_bits=None,
         activation_bits=None,
-        mode=mode,
+        mode="static" if base.mode == "qat" and not trains else base.mode,
         ternary_weights=base.ternary_weights and bits[0] == 2,
     )
 

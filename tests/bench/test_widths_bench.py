@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -11,9 +13,11 @@ import torch
 from rich.console import Console
 from small_built import Residual, batches, built
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
+from qcompile import api
 from qcompile.bench import widths as widths_module
-from qcompile.bench.built import Built
+from qcompile.bench.built import Built, Made
 from qcompile.bench.results import OURS, Width
 from qcompile.bench.widths import recipe_of, widths
 from qcompile.errors import QCompileError
@@ -128,23 +132,46 @@ def test_a_program_alone_has_no_widths(net: Built) -> None:
     assert widths(alone, steps=Steps(Console(quiet=True))) == ()
 
 
-def test_each_width_is_trained_where_that_is_asked_for(
+def test_each_width_is_trained_where_the_program_was(
     net: Built, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert net.made is not None
     monkeypatch.setattr(net.made.file.module, "train", train, raising=False)
     monkeypatch.setattr(widths_module, "static_int8", refuses)
     EPOCHS.clear()
+    recipe = Recipe(8, method="affine", mode="qat")
+    trained = replace(net, made=replace(net.made, recipe=recipe))
     quiet = Steps(Console(quiet=True))
-    told = widths(net, (2, 8), steps=quiet, train=True, epochs=3, seconds=0.01)
-    two, eight, in_float, int8 = told
+    two, eight, in_float, int8 = widths(trained, (2, 8), steps=quiet, epochs=3, seconds=0.01)
     assert EPOCHS == [3]
-    assert (two.trained, eight.trained) == (True, False)
+    assert (two.trained, eight.trained) == (True, True)
     assert two.accuracy is not None  # it is worth it, however narrow
-    # Of a file that could train, and was not told to, the weights are random.
-    assert (eight.accuracy, in_float.accuracy, in_float.trained) == (None, None, False)
+    # Of a file that could train, and was not told to, the float weights are random.
+    assert (in_float.accuracy, in_float.trained) == (None, False)
     assert (int8.name, int8.reason) == ("PyTorch int8 fbgemm", "no such engine")
     assert (int8.seconds, int8.size) == (None, None)
+
+
+def test_weights_that_are_random_have_no_accuracy(
+    net: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor have trained ones of few bits, where nothing is trained at that width."""
+    assert net.made is not None
+    assert widths_module._knows_weights(net.made)  # the file cannot train: it may load weights
+    monkeypatch.setattr(net.made.file.module, "train", train, raising=False)
+    assert not widths_module._knows_weights(net.made)
+    loaded = replace(net.made, trained="from net.safetensors")
+    assert widths_module._knows_weights(loaded)
+    monkeypatch.setattr(api, "compile", lambda *_, **__: net.program)
+    for bits, worth in ((8, True), (2, False)):
+        point = widths_module._ours(
+            net, loaded, (bits, bits), False, batches()[0], partial(_calibrated, loaded)
+        )
+        assert (point.worth, point.told.trained) == (worth, False)
+
+
+def _calibrated(made: Made, recipe: Recipe) -> GraphModule:
+    return widths_module._quantized(made, Steps(Console(quiet=True)), None, 0, recipe)
 
 
 def refuses(*arguments: Any) -> Any:
@@ -175,6 +202,8 @@ def test_all_but_the_bits_is_as_it_was() -> None:
         2, method="dorefa", overrides={"head": 8}, first_last_bits=4
     )
     assert recipe_of(base, (2, 2), False).mode == "static"
+    # The program was calibrated, whatever the float network was trained to: so are they.
+    assert recipe_of(Recipe(8, mode="static"), (2, 2), True).mode == "static"
 
 
 def test_bits_that_differ_become_alike() -> None:
