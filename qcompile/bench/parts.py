@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -33,11 +33,10 @@ class Found:
     absent: dict[str, str] = field(default_factory=dict)
 
     @contextmanager
-    def part(self, name: str, title: str, steps: Steps) -> Iterator[None]:
+    def part(self, name: str, steps: Steps) -> Iterator[None]:
         """A part that may turn out not to be had: what was measured before is kept."""
         try:
-            with steps(title):
-                yield
+            yield
         except QCompileError as error:
             self.absent[name] = error.what
             steps.note(f"No {name}: {error.what}.")
@@ -60,38 +59,41 @@ class Wanted:
     seed: int = 0
 
 
-def look(built: Built, wanted: Wanted, steps: Steps) -> Found:
-    """Look into a program; each part takes seconds."""
+def look(built: Built, wanted: Wanted, steps: Steps, clock: Callable[[], float]) -> Found:
+    """Look into a program; each part takes seconds, and other widths are timed by the clock."""
     found = Found(absent={name: _LEFT_OUT for name in PARTS if name not in wanted.names})
     if "layers" in wanted.names:
-        with found.part("layers", "time the layers", steps):
+        with found.part("layers", steps), steps("time the layers"):
             found.layers = layers(built, phases=_phases(built, steps))
     if "roofs" in wanted.names:
-        with found.part("roofs", "measure what the machine can do", steps):
+        with found.part("roofs", steps), steps("measure what the machine can do"):
             found.roofs, why = roofs(built.program.variant.features)
             if why:
                 found.absent["roofs"] = "; ".join(why)
     if "widths" in wanted.names:
-        _widths(found, built, wanted, steps)
+        _widths(found, built, wanted, steps, clock)
     if "graphs" in wanted.names:
-        with found.part("graphs", "draw up the graphs", steps):
+        with found.part("graphs", steps), steps("draw up the graphs"):
             found.graphs = graphs(built, found.layers)
     return found
 
 
-def _widths(found: Found, built: Built, wanted: Wanted, steps: Steps) -> None:
+def _widths(
+    found: Found, built: Built, wanted: Wanted, steps: Steps, clock: Callable[[], float]
+) -> None:
     if built.made is None:
         found.absent["widths"] = _NO_MODEL
     elif not wanted.widths:
         found.absent["widths"] = "it was not asked for (--widths none)"
     else:
-        with found.part("widths", "other widths", steps):
+        with found.part("widths", steps):
             found.widths = widths(
                 built,
                 wanted.widths,
                 steps=steps,
                 train=wanted.train,
                 epochs=wanted.epochs,
+                clock=clock,
                 seed=wanted.seed,
             )
 

@@ -197,7 +197,7 @@ def test_a_part_that_cannot_be_had_is_said_and_the_others_are_kept() -> None:
 
     noted = steps()
     found = Found()
-    with found.part("graphs", "draw", noted):
+    with found.part("graphs", noted):
         raise qcompile.QCompileError("it cannot be drawn")
     assert found.absent == {"graphs": "it cannot be drawn"}
 
