@@ -27,6 +27,7 @@ from qcompile.bench.results import (
     Settings,
     Subject,
 )
+from qcompile.bench.worker import CLOCKS
 from qcompile.codegen.machine import machine_of
 from qcompile.ir.target import Target
 from qcompile.job import Job
@@ -93,7 +94,7 @@ def benchmark(asked: Asked, err: Console) -> Report:
     with tempfile.TemporaryDirectory(prefix="qcompile-bench-") as name:
         folder = Path(name)
         known, engines, runs = _timed(asked, built, folder, steps)
-    found = parts.look(built, asked.parts, steps)
+    found = parts.look(built, asked.parts, steps, CLOCKS[asked.settings.clock])
     return Report(
         subject=replace(known, accuracy=accuracy),
         machine=replace(machine, load=(load, machine_facts.load())),
