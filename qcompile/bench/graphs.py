@@ -38,6 +38,9 @@ TITLE = "as it is compiled"
 CHAIN = "Kernels in the order in which they run: a program alone does not say which of them reads what another gives."
 _LOW_BIT = ("xnor-popcount", "lookup", "bit-planes", "pack")
 _INTEGERS = ("int8", "weight-only")
+# Beginnings of the names of nodes, which are those of their operations.
+_TO_SIGNS = ("bitpack", "bit_maxpool")
+_TO_INTEGERS = ("sign", "quantize", "dynamic_quantize", "threshold")
 
 
 def graphs(built: Built, layers: Sequence[Layer]) -> tuple[Graph, ...]:
@@ -188,10 +191,14 @@ def _category(kernel: KernelInfo, stored: Sequence[FxNode]) -> str:
         return "move"
     if kernel.macs:
         return "int8" if kernel.kind in _INTEGERS else "float"
+    if not stored:  # of a program alone only the names are known
+        names = [value.node for value in kernel.results]
+        if any(name.startswith(_TO_SIGNS) for name in names):
+            return "low-bit"
+        return "int8" if names and all(n.startswith(_TO_INTEGERS) for n in names) else "float"
     if any(map(is_packed, stored)):
         return "low-bit"
-    integers = bool(stored) and not any(spec(v).dtype.is_floating_point for v in stored)
-    return "int8" if integers else "float"
+    return "float" if any(spec(v).dtype.is_floating_point for v in stored) else "int8"
 
 
 def _code(kernel: KernelInfo, computed: Sequence[FxNode]) -> Facts:

@@ -229,6 +229,8 @@ def test_of_a_program_alone_the_kernels_in_their_order(net: Built) -> None:
         (a.id, b.id) for a, b in zip(after.nodes, after.nodes[1:], strict=False)
     ]
     assert not any(edge.label for edge in after.edges)
+    categories = [n.category for n in after.nodes]
+    assert categories == ["input", "int8", "int8", "low-bit", "float", "int8", "output"]
     body = node(after, "body")
     assert dict(body.facts)["weights"] == "36.0 KiB → 1.1 KiB"
     assert body.share == pytest.approx(0.75)

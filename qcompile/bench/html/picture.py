@@ -194,16 +194,14 @@ def _cut(text: str, most: int, *, end: bool = False) -> str:
 
 
 def _values(graph: Graph) -> dict[str, list[str]]:
-    """What each node reads, and what it gives."""
+    """What each node reads, and what it gives; of edges without a label nothing is known."""
     names = {node.id: node.layer or node.label for node in graph.nodes}
     reads: dict[str, list[str]] = {node.id: [] for node in graph.nodes}
     gives: dict[str, dict[str, None]] = {node.id: {} for node in graph.nodes}
     for edge in graph.edges:
-        source = f"from {names[edge.source]}"
-        reads[edge.target].append(
-            f"reads: {edge.label}, {source}" if edge.label else f"reads: {source}"
-        )
-        gives[edge.source] |= {f"gives: {edge.label}": None} if edge.label else {}
+        if edge.label:
+            reads[edge.target].append(f"reads: {edge.label}, from {names[edge.source]}")
+            gives[edge.source][f"gives: {edge.label}"] = None
     return {id_: [*lines, *gives[id_]] for id_, lines in reads.items()}
 
 
