@@ -20,6 +20,7 @@ from qcompile.bench.results import (
     OURS,
     Engine,
     Layer,
+    Noise,
     Parts,
     Range,
     Report,
@@ -64,7 +65,12 @@ def odd() -> Report:
     return replace(
         base,
         engines=base.engines + others,
-        runs=tuple(replace(run, times=run.times + times) for run in base.runs[:3]),
+        runs=tuple(
+            replace(run, times=run.times[start:] + times, noise=Noise(Spread(1, 1, 1), share))
+            for run, start, share in zip(
+                base.runs, (0, 0, 2), (1.5, float("nan"), 0.0), strict=False
+            )
+        ),
         layers=tuple(few),
         widths=(*widths, floats, lost, Width("1 bit", OURS, (1, 1), 12e-6, 9, sqnr_db=-3.0)),
         roofs=(*base.roofs, Roof("nothing", "macs", 0.0), Roof("odd", "macs", float("inf"))),
