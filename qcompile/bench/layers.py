@@ -118,10 +118,9 @@ def _why(known: LayerInfo) -> str:
 
 
 def _method(kernel: KernelInfo) -> str:
-    """The kind of its arithmetic, then how it is done."""
-    if kernel.method.startswith(kernel.kind):
-        return kernel.method
-    return f"{kernel.kind} {kernel.method}".strip()
+    """The kind of its arithmetic, then how it is done, but for the sizes of its tile."""
+    words = (word for word in kernel.method.split() if not word[0].isdigit())
+    return " ".join(dict.fromkeys((kernel.kind, *words)))
 
 
 def _whole(kernel: KernelInfo, kernels: Sequence[KernelInfo]) -> Parts:

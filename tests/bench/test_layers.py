@@ -23,6 +23,7 @@ from qcompile.bench.traffic import moved, running
 from qcompile.errors import QCompileError
 from qcompile.profile_report import KernelTime, Profile, Spread
 from qcompile.program import Program
+from qcompile.program_info import KernelInfo
 from qcompile.quant.recipe import Recipe
 from qcompile.rivals.pytorch import in_best_layout
 
@@ -285,6 +286,20 @@ def test_channels_last_where_the_network_can() -> None:
     made, given = in_best_layout(nn.Conv3d(3, 4, 3), (torch.randn(2, 3, 5, 5, 5),))
     for value in (given[0], made.get_parameter("weight")):
         assert value.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+@pytest.mark.parametrize(
+    ("kind", "method", "told"),
+    [
+        ("int8", "", "int8"),
+        ("int8", "int8 4x4x1", "int8"),
+        ("xnor-popcount", "carry-save 16x2x4", "xnor-popcount carry-save"),
+        ("float32", "8x2x3", "float32"),
+    ],
+)
+def test_methods_are_told_without_tiles(kind: str, method: str, told: str) -> None:
+    kernel = KernelInfo("f", (), "fc", kind, method=method, macs=1)
+    assert layers_module._row("fc", None, [kernel]).method == told
 
 
 def test_the_largest_product_tells_the_method(net: Built) -> None:
