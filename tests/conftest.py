@@ -15,6 +15,9 @@ from hypothesis import settings
 # Numbers that test files make when they are read: the same in each test process.
 torch.manual_seed(0)
 
+# Nearly all that is made lives on: few things are garbage while test files are read.
+gc.set_threshold(5_000, 20, 20)
+
 GOLDEN = Path(__file__).parent / "golden"
 
 # No deadline: two cores are shared, and the first example compiles things. The same examples on
@@ -36,7 +39,6 @@ def pytest_collection_finish() -> None:
     for garbage again and again takes a tenth of the time."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(5_000, 20, 20)
 
 
 @pytest.fixture(autouse=True)
