@@ -151,7 +151,7 @@ def _measured(report: Report) -> str:
     own = report.settings
     clock = "" if own.clock == "wall" else ", processor time"
     return (
-        f"{report.date}, in {report.duration:.0f} s; {own.seconds:g} s an engine and run, in "
+        f"{report.date}, in {report.duration:.0f} s; {own.seconds:g} s an engine and run at most, in "
         f"{words.plural(own.processes, 'process', 'processes')}{clock}; medians"
     )
 
