@@ -143,7 +143,7 @@ def test_the_int8_model_is_quantized_throughout() -> None:
     assert sorted(channels.values()) == [[5], [8], [8]]
 
 
-def test_the_compiled_network_computes_the_same() -> None:
+def test_the_compiled_network_computes_the_same(capfd: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Linear(4, 3), nn.ReLU()).eval(), torch.randn(2, 4)
     (entrant,) = engines.entrants(["inductor"], model, [(x,)], 1)
@@ -153,6 +153,7 @@ def test_the_compiled_network_computes_the_same() -> None:
     torch.testing.assert_close(got, model(x))
     assert ready.size == 60
     assert "torch.compile" in entrant.how
+    assert capfd.readouterr() == ("", "")
 
 
 # --- networks that are out of the ordinary ---------------------------------------------------------
