@@ -87,11 +87,15 @@ def measure(folder: Path, *, quick: bool = False) -> None:
     (folder / "examples").symlink_to(ROOT / "examples")
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     for words in map(shlex.split, REPORTS.values()):
-        command = [*words, *(shlex.split(QUICK) if quick else ())]
+        command = [*words, *(_shorter(words) if quick else ())]
         print("$ qcompile", *command, flush=True)
         subprocess.run(
             [sys.executable, "-m", "qcompile", *command], cwd=folder, env=environment, check=True
         )
+
+
+def _shorter(words: Sequence[str]) -> list[str]:
+    return [*shlex.split(QUICK), *(("--epochs", "1") if "--train" in words else ())]
 
 
 # --- terminals -----------------------------------------------------------------------------------
