@@ -13,11 +13,11 @@ from qcompile.bench.phases import phases
 from qcompile.bench.results import Graph, Layer, Parts, Roof, Width
 from qcompile.bench.roofs import roofs
 from qcompile.bench.traffic import running
+from qcompile.bench.verb import PARTS
 from qcompile.bench.widths import widths
 from qcompile.errors import QCompileError
 from qcompile.steps import Steps
 
-PARTS = ("layers", "roofs", "widths", "graphs")
 _LEFT_OUT = "it was not asked for (--parts)"
 _NO_MODEL = "a program alone has no float network to compile at other widths"
 
@@ -47,7 +47,7 @@ class Wanted:
     """What is to be looked into.
 
     Attributes:
-        names: of parts, from PARTS.
+        names: of parts, from `verb.PARTS`.
         widths: bits that are tried.
         train: whether networks of other widths are trained, with so many `epochs`.
     """

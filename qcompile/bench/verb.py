@@ -13,6 +13,7 @@ from rich.text import Text
 
 from qcompile.bench import files
 from qcompile.bench.results import Settings
+from qcompile.bench.worker import CLOCKS
 from qcompile.errors import QCompileError
 from qcompile.files import check_writable, write
 from qcompile.options import (
@@ -31,6 +32,7 @@ from qcompile.verbs import OK, command_parser
 
 if TYPE_CHECKING:
     from qcompile.bench.results import Report
+    from qcompile.job import Job
 
 EPILOG = """\
 All engines take turns in one process, and so does the program a second time: what it shows beside itself is
@@ -46,7 +48,6 @@ examples:
   qcompile bench net.json --markdown net.md
 """
 PARTS = ("layers", "roofs", "widths", "graphs")
-CLOCKS = ("wall", "cpu")
 NONE = "none"
 WIDTHS = "1,2,4,8"
 _OUTPUTS = {"json", "markdown", "html", "figures"}
@@ -208,50 +209,20 @@ def _measured(options: argparse.Namespace, err: Console) -> Report:
             refuse(options, parser(), {"weights", "input_shape"}, "a float network: give --model")
     threads = _threads(options.threads)
     batches = numbers("--batch", options.batch)
-    at_least("--processes", options.processes, 1)
-    at_least("--rounds", options.rounds, 1)
-    at_least("--epochs", options.epochs, 0)
-    if not 0 < options.seconds < float("inf"):
-        raise QCompileError(f"--seconds is {options.seconds}", hint="a number above 0")
-    if options.epochs is not None and not options.train:
-        raise QCompileError("--epochs is for --train", hint="give both, or none")
-    if options.clock not in CLOCKS:
-        raise QCompileError(f"--clock {options.clock!r}", hint="wall or cpu")
-    if options.clock == "cpu" and threads != (1,):
-        raise QCompileError(
-            "--clock cpu adds up what all threads take: it is right for one thread",
-            hint="add --threads 1",
-        )
+    _check_numbers(options, threads)
     from qcompile.bench.benchmark import Asked, benchmark
     from qcompile.bench.parts import Wanted
-    from qcompile.job import Job
 
-    sizes = shape(options.input_shape)
-    job = None
-    if model:
-        recipe = recipe_of(options)
-        job = Job(
-            model=options.subject,
-            recipe=recipe,
-            recipe_file=options.recipe,
-            mode_given=options.mode is not None or recipe.mode != "qat",
-            targets=targets(options.target, options.arch),
-            weights=options.weights,
-            epochs=options.epochs,
-            input_shape=sizes,
-            seed=options.seed,
-            kernels=tuple(options.kernel),
-        )
     asked = Asked(
         source=options.subject,
         command=options.command,
         target=options.target if model else "",
         arch=options.arch,
-        job=job,
+        job=_job(options) if model else None,
         train=options.train,
         model=options.model,
         weights=options.weights,
-        input_shape=sizes,
+        input_shape=shape(options.input_shape),
         engines=_against(options.against),
         batches=batches,
         threads=threads,
@@ -267,6 +238,43 @@ def _measured(options: argparse.Namespace, err: Console) -> Report:
         ),
     )
     return benchmark(asked, err)
+
+
+def _job(options: argparse.Namespace) -> Job:
+    """What `qcompile MODEL` would be told."""
+    from qcompile.job import Job
+
+    recipe = recipe_of(options)
+    return Job(
+        model=options.subject,
+        recipe=recipe,
+        recipe_file=options.recipe,
+        mode_given=options.mode is not None or recipe.mode != "qat",
+        targets=targets(options.target, options.arch),
+        weights=options.weights,
+        epochs=options.epochs,
+        input_shape=shape(options.input_shape),
+        seed=options.seed,
+        kernels=tuple(options.kernel),
+    )
+
+
+def _check_numbers(options: argparse.Namespace, threads: tuple[int, ...]) -> None:
+    """Raises: QCompileError: a number is none, or options contradict each other."""
+    at_least("--processes", options.processes, 1)
+    at_least("--rounds", options.rounds, 1)
+    at_least("--epochs", options.epochs, 0)
+    if not 0 < options.seconds < float("inf"):
+        raise QCompileError(f"--seconds is {options.seconds}", hint="a number above 0")
+    if options.epochs is not None and not options.train:
+        raise QCompileError("--epochs is for --train", hint="give both, or none")
+    if options.clock not in CLOCKS:
+        raise QCompileError(f"--clock {options.clock!r}", hint="wall or cpu")
+    if options.clock == "cpu" and threads != (1,):
+        raise QCompileError(
+            "--clock cpu adds up what all threads take: it is right for one thread",
+            hint="add --threads 1",
+        )
 
 
 def _widths(text: str) -> tuple[int, ...]:
