@@ -101,7 +101,7 @@ def test_what_is_exported_becomes_what_is_traced(function: Callable[[Tensor], Te
 def test_an_exported_network_is_prepared_as_the_network_is(build: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)
     model = build().eval()
-    x = torch.randn(2, 1, 28, 28) if build is lenet else torch.randn(2, 3, 64, 64)
+    x = torch.randn(2, 1, 28, 28) if build is lenet else torch.randn(2, 3, 32, 32)
     program = torch.export.export(model, (x,))
     exported = qcompile.prepare(program, x, Recipe(4))
     plain = qcompile.prepare(model, x, Recipe(4))
