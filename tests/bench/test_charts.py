@@ -182,6 +182,14 @@ def test_no_text_lies_on_another() -> None:
             assert across <= 0.5 or up <= 0.5, f"{name}: {a[4]!r} and {b[4]!r}"
 
 
+def test_bandwidths_that_are_alike_are_named_one_after_another() -> None:
+    alike = [Roof("L3", "bytes", 1.47e10), Roof("memory", "bytes", 1.5e10)]
+    found = chart(replace(report(), roofs=(*report().roofs[:3], *alike)), "roofline")
+    texts = ElementTree.fromstring(found.wide).iter("text")
+    starts = {(t.text or "").partition(",")[0]: float(t.attrib["x"]) for t in texts}
+    assert starts["memory"] - starts["L3"] > 8 * measure("L3, 15 GB/s") * 0.9
+
+
 def test_names_are_letters_not_markup_or_mathematics() -> None:
     root = ElementTree.fromstring(drawn_odd()["layer-time"].wide)
     titles = [title.text or "" for title in root.iter("title")]

@@ -26,6 +26,7 @@ NAME, TITLE = "roofline", "Roofline of the layers"
 _MARKERS = "oDs^vPX*"
 _ABOVE = 1.05  # of a roof: more than noise
 _LABELLED = 3  # of the slowest layers
+_NEAR = 1.6  # ratio of two slopes whose names would lie on one another
 
 
 @dataclass(frozen=True)
@@ -121,11 +122,15 @@ def _roofs(
     """The lines, each with its name on it."""
     fastest = max((r.rate for r in roofs if r.kind == "bytes"), default=math.inf)
     peak = max((r.rate for r in roofs if r.kind == "macs"), default=math.inf)
+    named: list[tuple[float, float]] = []  # rates of slopes, and how far along their names reach
     for roof in roofs:
         if roof.kind == "macs":
             _flat(sheet, axes, labels, roof, fastest, size[0])
         elif roof.kind == "bytes":
-            _slope(sheet, axes, labels, roof, peak, size)
+            near = [end for rate, end in named if 1 / _NEAR < roof.rate / rate < _NEAR]
+            named.append(
+                (roof.rate, _slope(sheet, axes, labels, roof, peak, size, max(near, default=0.0)))
+            )
 
 
 def _flat(
@@ -144,12 +149,19 @@ def _flat(
 
 
 def _slope(
-    sheet: Sheet, axes: Axes, labels: Labels, roof: Roof, peak: float, size: tuple[float, float]
-) -> None:
+    sheet: Sheet,
+    axes: Axes,
+    labels: Labels,
+    roof: Roof,
+    peak: float,
+    size: tuple[float, float],
+    taken: float,
+) -> float:
+    """A bandwidth; its name begins `taken` ems along the line. Gives where it ends."""
     (low, high), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     left, right = max(low, bottom / roof.rate), min(high, peak / roof.rate, top / roof.rate)
     if left >= right:
-        return
+        return taken
     ends = (left, roof.rate * left), (right, roof.rate * right)
     text = f"{roof.name}, {words.rate(roof.rate, 'B/s')}"
     xs, ys = zip(*ends, strict=True)
@@ -158,9 +170,10 @@ def _slope(
     # Ems of a factor of ten along each scale, and along the line.
     across, up = size[0] / math.log10(high / low), size[1] / math.log10(top / bottom)
     along = math.hypot(across, up)
-    if along * math.log10(right / left) < measure(text) + 1.5:
-        return
-    at = left * 10 ** (0.7 / along)
+    end = taken + measure(text) + 1.5
+    if along * math.log10(right / left) < end:
+        return taken
+    at = left * 10 ** ((taken + 0.7) / along)
     sheet.beside(
         axes,
         (at, roof.rate * at),
@@ -171,6 +184,7 @@ def _slope(
         rotation_mode="anchor",
         va="bottom",
     )
+    return end
 
 
 def _look(number: int) -> tuple[str, str]:
