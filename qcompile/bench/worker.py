@@ -137,7 +137,7 @@ def _rivals(task: Task, folder: Path) -> tuple[nn.Module, dict[str, Entrant]]:
     weights.load(model, folder / WEIGHTS)
     model.eval()
     keys = [key for key in task.engines if key not in (OURS, AGAIN)]
-    found = engines.entrants(keys, model, _calibration(folder), task.threads)
+    found = engines.entrants(keys, model, _calibration(folder), task.threads, folder)
     return model, {entrant.key: entrant for entrant in found}
 
 
@@ -234,8 +234,9 @@ def sqnr(reference: Array | None, output: Array) -> float | None:
 
     if reference is None or reference.shape != output.shape:
         return None
-    signal = float(np.square(reference, dtype=np.float64).sum())
-    noise = float(np.square(output - reference, dtype=np.float64).sum())
+    expected = reference.astype(np.float64)
+    signal = float(np.square(expected).sum())
+    noise = float(np.square(output - expected).sum())
     if not 0 < noise < math.inf or not 0 < signal < math.inf:
         return None
     return 10 * math.log10(signal / noise)

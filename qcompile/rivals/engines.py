@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from pathlib import Path
 
 from torch import nn
 
@@ -36,7 +37,11 @@ def check(keys: Sequence[str]) -> tuple[str, ...]:
 
 
 def entrants(
-    keys: Sequence[str], model: nn.Module, calibration: Sequence[Inputs], threads: int
+    keys: Sequence[str],
+    model: nn.Module,
+    calibration: Sequence[Inputs],
+    threads: int,
+    folder: Path | None = None,
 ) -> list[Entrant]:
     """What runs a float network in some engines; those that cannot say so when they are prepared.
 
@@ -45,11 +50,12 @@ def entrants(
         model: stays as it is.
         calibration: inputs by which those in int8 find their ranges.
         threads: of ONNX Runtime and OpenVINO; PyTorch's are `torch.set_num_threads`.
+        folder: keeps ONNX models, for other processes that run the same network in the same engines.
 
     Raises:
         QCompileError: a key is no engine's.
     """
-    models = Models(model, calibration)
+    models = Models(model, calibration, folder)
     return [_entrant(key, model, calibration, models, threads) for key in check(keys)]
 
 

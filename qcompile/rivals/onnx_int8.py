@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,17 @@ WARNINGS, ERRORS_ONLY = 2, 3  # how severe what is logged must be; the first is 
 class Models:
     """A float network and its int8 form, each made once for all engines that read ONNX."""
 
-    def __init__(self, model: nn.Module, calibration: Sequence[Inputs]) -> None:
-        self.float32: Once[Any] = Once(lambda: onnx_model.float_model(model, calibration[0]))
-        self.int8: Once[Any] = Once(lambda: quantized(self.float32, calibration))
+    def __init__(
+        self, model: nn.Module, calibration: Sequence[Inputs], folder: Path | None = None
+    ) -> None:
+        """`folder`: where both are kept, for other processes that have the same network."""
+
+        def once(precision: str, make: Callable[[], Any]) -> Once[Any]:
+            file = None if folder is None else folder / f"{precision}.onnx"
+            return Once(make if file is None else partial(onnx_model.kept, file, make))
+
+        self.float32 = once("float32", lambda: onnx_model.float_model(model, calibration[0]))
+        self.int8 = once("int8", lambda: quantized(self.float32, calibration))
 
 
 def package() -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -71,6 +73,24 @@ def _bare(made: Any) -> Any:
     for part in (made, *made.graph.input, *made.graph.output, *made.graph.initializer):
         del part.metadata_props[:]
     return made
+
+
+def kept(file: Path, make: Callable[[], Any]) -> Any:
+    """The model in a file; where there is none yet, one is made and put there, whole or not at all.
+
+    Raises:
+        Unavailable: it cannot be made.
+    """
+    if not file.exists():
+        made = make()
+        data = made.SerializeToString()
+        unfinished = file.with_suffix(".unfinished")
+        unfinished.write_bytes(data)
+        unfinished.replace(file)
+        return made
+    import onnx
+
+    return onnx.load(file)
 
 
 def names(made: Any) -> list[str]:

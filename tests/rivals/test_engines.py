@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -120,6 +121,23 @@ def test_onnx_models_are_made_once(
     for key in NEEDS:
         entrants[key].prepare((x,))
         entrants[f"{key}-fp32"].prepare((x,))
+
+
+def test_onnx_models_are_kept_for_other_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if name := lacking("onnxruntime"):
+        pytest.skip(f"{name} is not installed")
+    x = torch.randn(2, 3, 16, 16)
+    keys = ["onnxruntime-fp32", "onnxruntime"]
+    made = [e.prepare((x,)) for e in engines.entrants(keys, small(), [(x,)], 1, tmp_path)]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["float32.onnx", "int8.onnx"]
+    monkeypatch.setattr(onnx_model, "float_model", None)  # it would be called now
+    monkeypatch.setattr(onnx_int8, "quantized", None)
+    again = [e.prepare((x,)) for e in engines.entrants(keys, small(), [(x,)], 1, tmp_path)]
+    for first, second in zip(made, again, strict=True):
+        assert first.size == second.size
+        torch.testing.assert_close(first.output(), second.output(), rtol=0, atol=0)
 
 
 @pytest.mark.skipif(bool(lacking("onnxruntime")), reason=f"no {lacking('onnxruntime')} here")
