@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from browser import Browser, browser, missing
 from golden_text import compare_golden
 from hypothesis import settings
 
@@ -49,6 +50,15 @@ def _torch_as_at_the_start() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    """A browser, one for all tests of a process."""
+    if missing():
+        pytest.skip(missing())
+    with browser() as found:
+        yield found
 
 
 @pytest.fixture
