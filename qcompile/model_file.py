@@ -125,7 +125,7 @@ class ModelFile:
         with users_code(self.path, "evaluate"), torch.no_grad():
             value = self.module.evaluate(model, **wanted)
         value = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
-        if not isinstance(value, Real) or math.isnan(value):
+        if not isinstance(value, Real) or not math.isfinite(value):
             raise QCompileError(
                 f"evaluate returns {value!r}, not a number",
                 where=str(self.path),

@@ -12,6 +12,7 @@ from torch.fx import GraphModule
 
 from qcompile import api, kernels
 from qcompile.bench.built import Built, Made
+from qcompile.bench.results import AS_GIVEN, NOT_TRAINED
 from qcompile.building import build_program
 from qcompile.calibration import calibrate
 from qcompile.ir.target import Target
@@ -53,11 +54,12 @@ def calibrated(model: nn.Module, recipe: Recipe) -> GraphModule:
     return prepared
 
 
-def built(recipe: Recipe, module: ModuleType | None = None, trained: str = "not trained") -> Built:
+def built(recipe: Recipe, module: ModuleType | None = None, trained: str | None = None) -> Built:
     """The network, calibrated and compiled for this machine.
 
     Args:
         module: where `train` and `evaluate` are, if anywhere.
+        trained: None where nothing was.
     """
     torch.manual_seed(0)
     model, data = Residual().eval(), batches()
@@ -69,6 +71,7 @@ def built(recipe: Recipe, module: ModuleType | None = None, trained: str = "not 
     choose = selection.choose()
     program = build_program(converted, lowered, targets, (), choose=choose)
     file = ModelFile("residual", Path("residual.py"), model, examples, module or ModuleType("m"))
+    trained = trained or (NOT_TRAINED if file.has("train") else AS_GIVEN)
     made = Made(
         file, recipe, prepared, converted, lowered, data, trained, targets=targets, choose=choose
     )

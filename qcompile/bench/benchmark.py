@@ -12,12 +12,13 @@ import torch
 from rich.console import Console
 
 from qcompile import model_file, weights
-from qcompile.bench import machine_facts, parts, subject
+from qcompile.bench import machine_facts, parts, places, subject
 from qcompile.bench.built import Built
 from qcompile.bench.live import Progress
 from qcompile.bench.measuring import Plan, measure
 from qcompile.bench.results import (
     AGAIN,
+    NOT_TRAINED,
     OURS,
     Accuracy,
     Engine,
@@ -90,16 +91,16 @@ def benchmark(asked: Asked, err: Console) -> Report:
     torch.manual_seed(asked.settings.seed)
     built = _built(asked, steps)
     steps.notes += _busy(load, machine)
-    accuracy = _accuracy(asked, built, steps)
+    accuracy, strangers = _accuracy(asked, built, steps), _strangers(asked, built)
     with tempfile.TemporaryDirectory(prefix="qcompile-bench-") as name:
         folder = Path(name)
         known, engines, runs = _timed(asked, built, folder, steps)
     found = parts.look(built, asked.parts, steps, CLOCKS[asked.settings.clock])
-    return Report(
+    report = Report(
         subject=replace(known, accuracy=accuracy),
         machine=replace(machine, load=(load, machine_facts.load())),
         settings=asked.settings,
-        engines=tuple(_complete(engine, built, accuracy) for engine in engines),
+        engines=tuple(_complete(engine, built, accuracy, strangers) for engine in engines),
         runs=runs,
         command=asked.command,
         date=date,
@@ -112,6 +113,7 @@ def benchmark(asked: Asked, err: Console) -> Report:
         notes=tuple(steps.notes),
         absent=found.absent,
     )
+    return places.told(report, None if built.file is None else str(built.file.path))
 
 
 def _built(asked: Asked, steps: Steps) -> Built:
@@ -150,13 +152,26 @@ def _accuracy(asked: Asked, built: Built, steps: Noted) -> Accuracy:
     if file is None or not file.has("evaluate"):
         steps.notes.append("Accuracy is not known: there is no model file with evaluate().")
         return Accuracy()
-    if asked.job is not None and file.has("train") and not asked.train and asked.weights is None:
+    if asked.job is not None and built.made is not None and built.made.trained == NOT_TRAINED:
         steps.notes.append(
             "Nothing was trained, and accuracy is not given: --train trains, --weights loads the "
             "float network's weights. Times do not depend on it; SQNR does."
         )
         return Accuracy()
-    return subject.accuracy(built, steps)
+    found = subject.accuracy(built, steps)
+    if not _strangers(asked, built):
+        return found
+    steps.notes.append(
+        "The float network has the model file's own weights, which nobody trained: its accuracy, and how "
+        "far the program is from it, are not given. --weights loads those that the program was made of."
+    )
+    return replace(found, float32=None)
+
+
+def _strangers(asked: Asked, built: Built) -> bool:
+    """Whether a program that was given is beside a network with weights that nobody trained."""
+    file = built.beside
+    return file is not None and file.has("train") and asked.weights is None
 
 
 def _timed(
@@ -184,8 +199,8 @@ def _timed(
     return subject.describe(built, folder, asked.target), engines, runs
 
 
-def _complete(engine: Engine, built: Built, accuracy: Accuracy) -> Engine:
-    """With what only the program and the model file tell."""
+def _complete(engine: Engine, built: Built, accuracy: Accuracy, strangers: bool) -> Engine:
+    """With what only the program and the model file tell; beside a stranger it has no SQNR."""
     if engine.key == "fp32":
         return replace(engine, accuracy=accuracy.float32)
     if engine.key not in (OURS, AGAIN):
@@ -202,6 +217,7 @@ def _complete(engine: Engine, built: Built, accuracy: Accuracy) -> Engine:
         else "the same program, loaded a second time",
         instructions=" ".join(f for f in machine_facts.TELLING if f in variant.features),
         size=program.size,
+        sqnr_db=None if strangers else engine.sqnr_db,
         accuracy=accuracy.compiled,
     )
 

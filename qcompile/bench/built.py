@@ -22,7 +22,7 @@ class Made:
         file: with the float network, trained or loaded as asked for.
         prepared, converted, lowered: its stages.
         calibration: batches of inputs, each a tuple of tensors as `forward` takes them.
-        trained: "not trained", "trained, 8 epochs", "from net.safetensors".
+        trained: what the weights are, as `Subject.training` says it.
         targets: that it was compiled for.
         choose: how a contraction is computed on a machine.
     """

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 FORMAT, VERSION = "qcompile benchmark", 1
 OURS = "qcompile"  # key of the program that the report is about
 AGAIN = "qcompile-again"  # the same program once more, which tells the noise
+# `Subject.training`, where the model file was not asked to train, and where it cannot.
+NOT_TRAINED, AS_GIVEN = "not trained", "as the model file has them"
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ class Subject:
         mode, method: of the recipe; "" where only a program was given.
         target: as the user wrote it.
         arch: the variant that ran.
-        training: what the weights are: "not trained", "trained, 8 epochs", "from net.safetensors".
+        training: what the weights are: "not trained", "trained, 8 epochs", "from net.safetensors", "as the
+            model file has them".
         size_before: of the float network's parameters and buffers; None where it is not known.
         size: of the program's file.
     """

@@ -14,9 +14,10 @@ from safetensors.numpy import save_file
 from torch import Tensor
 
 from qcompile import api, job, kernels, model_file, weights
+from qcompile.bench import words
 from qcompile.bench.built import Built, Made
 from qcompile.bench.messages import CALIBRATION, INPUTS, PROGRAM, WEIGHTS
-from qcompile.bench.results import Accuracy, Subject
+from qcompile.bench.results import AS_GIVEN, NOT_TRAINED, Accuracy, Subject
 from qcompile.building import build_program
 from qcompile.codegen.machine import host_family, machine_of
 from qcompile.dump import Dump
@@ -75,7 +76,7 @@ def from_model(asked: Job, steps: Steps, *, train: bool) -> Built:
         converted=converted,
         lowered=lowered,
         calibration=tuple(_some(calibration_of(file))),
-        trained=_training(asked, train),
+        trained=_training(asked, file, train),
         targets=asked.targets,
         choose=choose,
     )
@@ -119,13 +120,13 @@ def _as_trained(asked: Job, file: ModelFile, train: bool) -> Job:
     return replace(job.with_mode(replace(asked, epochs=0), file), mode_given=True)
 
 
-def _training(asked: Job, train: bool) -> str:
+def _training(asked: Job, file: ModelFile, train: bool) -> str:
     """What the weights are, as `Subject.training` says it."""
     told = [] if asked.weights is None else [f"from {asked.weights.name}"]
     if train:
-        epochs = "" if asked.epochs is None else f", {asked.epochs} epochs"
+        epochs = "" if asked.epochs is None else f", {words.plural(asked.epochs, 'epoch')}"
         told.append(f"trained{epochs}")
-    return ", ".join(told) or "not trained"
+    return ", ".join(told) or (NOT_TRAINED if file.has("train") else AS_GIVEN)
 
 
 def check_targets(targets: Sequence[Target]) -> None:

@@ -18,7 +18,7 @@ from qcompile.bench.before import one_thread
 from qcompile.bench.built import Built, Made
 from qcompile.bench.layers import sample_of
 from qcompile.bench.ranges import decibels
-from qcompile.bench.results import OURS, Width
+from qcompile.bench.results import AS_GIVEN, NOT_TRAINED, OURS, Width
 from qcompile.calibration import calibrate, knows_ranges, needs_calibration
 from qcompile.errors import QCompileError
 from qcompile.ir.plan import FLOAT_BITS
@@ -181,7 +181,7 @@ def _quantized(
 
 def _knows_weights(made: Made) -> bool:
     """Whether the float network is more than random numbers, as far as can be told."""
-    return made.trained != "not trained" or not made.file.has("train")
+    return made.trained != NOT_TRAINED
 
 
 # --- PyTorch -------------------------------------------------------------------------------------
@@ -190,7 +190,7 @@ def _knows_weights(made: Made) -> bool:
 def _float(made: Made, sample: tuple[Tensor, ...]) -> _Point:
     model = made.file.model
     told = Width("PyTorch float32", "fp32", (FLOAT_BITS, FLOAT_BITS), size=weight_bytes(model))
-    trained = replace(told, trained=made.trained != "not trained")
+    trained = replace(told, trained=made.trained not in (NOT_TRAINED, AS_GIVEN))
     return _Point(trained, *in_best_layout(model, sample), _knows_weights(made))
 
 

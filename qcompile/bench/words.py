@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qcompile.bench.results import AGAIN, OURS, Engine, Report, Run, Spread, Time
+from qcompile.bench.results import AGAIN, NOT_TRAINED, OURS, Engine, Report, Run, Spread, Time
 from qcompile.program_summary import readable
 
 FASTER, SLOWER, ALIKE = "faster", "slower", "alike"
@@ -201,7 +201,7 @@ def accuracy(value: float | None) -> str:
 
 
 def _untrained(report: Report) -> str:
-    if report.subject.training != "not trained":
+    if report.subject.training != NOT_TRAINED:
         return ""
     return "Its weights were not trained: times and sizes hold, accuracy and SQNR say nothing."
 

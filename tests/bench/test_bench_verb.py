@@ -102,6 +102,9 @@ def test_a_model_from_end_to_end(capsys: pytest.CaptureFixture[str]) -> None:
     [run] = report.runs
     assert [len(time.samples[0]) for time in run.times] == [2, 2, 2]
     assert len(report.graphs) == 2
+    facts = [fact for node in report.graphs[0].nodes for fact in node.facts]
+    assert all(len(value) < 40 and "/" not in value for name, value in facts if name == "source")
+    assert str(Path.cwd()) not in Path("r.json").read_text()
     assert report.absent == dict.fromkeys(
         ("layers", "roofs", "widths"), "it was not asked for (--parts)"
     )
@@ -267,3 +270,26 @@ def test_lists() -> None:
 def test_the_command_is_as_it_was_typed() -> None:
     words = ["net.py", "--override", "a b=8"]
     assert verb.parser(words).get_default("command") == "qcompile bench net.py --override 'a b=8'"
+
+
+# --- weights that nobody trained -----------------------------------------------------------------
+
+
+def test_nothing_is_said_of_how_near_a_stranger_is(
+    program: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A program beside its network without the weights that it was made of."""
+    words = f"{program} --model net.py {QUICK} --against fp32 --parts none --json r.json"
+    bench(words, capsys)
+    report = files.load("r.json")
+    assert (report.subject.accuracy.float32, report.subject.accuracy.compiled) == (None, 0.75)
+    assert (report.engine(OURS).sqnr_db, report.engine("fp32").accuracy) == (None, None)
+    assert any("nobody trained" in note for note in report.notes)
+
+
+def test_weights_that_a_file_without_training_has_are_its_own() -> None:
+    text = MODEL[: MODEL.index("def train")]
+    Path("ready.py").write_text(text)
+    built = subject.from_model(job(model="ready.py"), steps(), train=False)
+    assert built.made is not None
+    assert built.made.trained == "as the model file has them"

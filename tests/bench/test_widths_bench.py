@@ -18,7 +18,7 @@ from torch.fx import GraphModule
 from qcompile import api
 from qcompile.bench import widths as widths_module
 from qcompile.bench.built import Built, Made
-from qcompile.bench.results import OURS, Width
+from qcompile.bench.results import NOT_TRAINED, OURS, Width
 from qcompile.bench.widths import recipe_of, widths
 from qcompile.errors import QCompileError
 from qcompile.quant.recipe import Recipe
@@ -140,7 +140,7 @@ def test_each_width_is_trained_where_the_program_was(
     monkeypatch.setattr(widths_module, "static_int8", refuses)
     EPOCHS.clear()
     recipe = Recipe(8, method="affine", mode="qat")
-    trained = replace(net, made=replace(net.made, recipe=recipe))
+    trained = replace(net, made=replace(net.made, recipe=recipe, trained=NOT_TRAINED))
     quiet = Steps(Console(quiet=True))
     two, eight, in_float, int8 = widths(trained, (2, 8), steps=quiet, epochs=3, seconds=0.01)
     assert EPOCHS == [3]
@@ -158,8 +158,7 @@ def test_weights_that_are_random_have_no_accuracy(
     """Nor have trained ones of few bits, where nothing is trained at that width."""
     assert net.made is not None
     assert widths_module._knows_weights(net.made)  # the file cannot train: it may load weights
-    monkeypatch.setattr(net.made.file.module, "train", train, raising=False)
-    assert not widths_module._knows_weights(net.made)
+    assert not widths_module._knows_weights(replace(net.made, trained=NOT_TRAINED))
     loaded = replace(net.made, trained="from net.safetensors")
     assert widths_module._knows_weights(loaded)
     monkeypatch.setattr(api, "compile", lambda *_, **__: net.program)
