@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -120,11 +121,14 @@ def _repeat(plan: Plan, threads: int, folder: Path, found: _Found, watch: Watch)
     while batches:
         keys = order([key for key in plan.engines if key not in found.lost])
         died = _Process(plan.task(keys, batches, threads), folder)
-        for message in died.messages():
-            watch.message(message, threads)
-            found.add(message, threads)
-            if isinstance(message, Measured):
-                batches.remove(message.batch)
+        with closing(
+            died.messages()
+        ) as messages:  # whatever happens here, it does not outlive that
+            for message in messages:
+                watch.message(message, threads)
+                found.add(message, threads)
+                if isinstance(message, Measured):
+                    batches.remove(message.batch)
         if not died.reason:
             return
         if died.engine in ("", OURS, AGAIN):
@@ -147,7 +151,7 @@ class _Process:
         self.reason, self.engine, self.doing = "", "", "start"
         self._task, self._folder = task, folder
 
-    def messages(self) -> Iterator[Message]:
+    def messages(self) -> Generator[Message, None, None]:
         """Run it, and give what it tells as it tells it.
 
         Raises:
