@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import tempfile
-from collections.abc import Generator, Sequence
-from contextlib import closing
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-import msgspec
-
-import qcompile
 from qcompile.bench import statistics, words
-from qcompile.bench.messages import (
-    TASK,
-    TURN,
-    At,
-    Measured,
-    Message,
-    Prepared,
-    Refused,
-    Task,
-)
+from qcompile.bench.messages import Measured, Message, Prepared, Task, Waits
+from qcompile.bench.process import Process
 from qcompile.bench.results import AGAIN, OURS, Engine, Run, Settings, Spread, Time
-from qcompile.bench.worker import environment
 from qcompile.errors import QCompileError
 
-COMMAND = (sys.executable, "-m", "qcompile.bench.worker")
-_MESSAGES = msgspec.json.Decoder(Message)
-_TAIL = 4096  # bytes of what a process wrote to stderr that are looked at
+TOGETHER = 2  # processes that prepare at a time: each has the network in its memory for each engine
 _ONE = Spread(1.0, 1.0, 1.0)
 Place = tuple[int, int]  # of a run: its batch, its threads
 
@@ -94,19 +75,35 @@ def measure(plan: Plan, folder: Path, watch: Watch) -> tuple[tuple[Engine, ...],
     """Measure everything; of engines, what only they know is filled in.
 
     Args:
-        folder: holds what `qcompile.bench.messages` names, but for the task.
+        folder: holds what `qcompile.bench.messages` names.
 
     Raises:
         QCompileError: the network does not load, or the program itself cannot be run.
     """
     found = _Found(plan)
-    total = plan.settings.processes * len(plan.threads)
-    for repetition in range(plan.settings.processes):
-        for i, threads in enumerate(plan.threads):
-            watch.process(repetition * len(plan.threads) + i + 1, total, threads)
-            _repeat(plan, threads, folder, found, watch)
+    total, number = plan.settings.processes * len(plan.threads), 0
+    for _ in range(plan.settings.processes):
+        for first in range(0, len(plan.threads), TOGETHER):
+            with ExitStack() as stack:
+                team = []
+                for threads in plan.threads[first : first + TOGETHER]:
+                    number += 1
+                    watch.process(number, total, threads)
+                    team.append(stack.enter_context(_Member(plan, threads, folder, found, watch)))
+                _take_turns(team, plan.batches)
     runs = found.runs()
     return found.engines(runs), runs
+
+
+def _take_turns(team: Sequence[_Member], batches: Sequence[int]) -> None:
+    """Preparing is done by all at a time, most of it on one processor; one measures, and the others wait."""
+    for batch in batches:
+        for member in team:
+            member.begin(batch)
+        for member in team:
+            member.prepared(batch)
+        for member in team:
+            member.measured(batch)
 
 
 def order(engines: Sequence[str]) -> tuple[str, ...]:
@@ -115,101 +112,68 @@ def order(engines: Sequence[str]) -> tuple[str, ...]:
     return (OURS, *engines[:half], AGAIN, *engines[half:])
 
 
-def _repeat(plan: Plan, threads: int, folder: Path, found: _Found, watch: Watch) -> None:
-    """All batches once; where an engine takes its process with it, again without that engine."""
-    batches = list(plan.batches)
-    while batches:
-        keys = order([key for key in plan.engines if key not in found.lost])
-        died = _Process(plan.task(keys, batches, threads), folder)
-        with closing(
-            died.messages()
-        ) as messages:  # whatever happens here, it does not outlive that
-            for message in messages:
-                watch.message(message, threads)
-                found.add(message, threads)
-                if isinstance(message, Measured):
-                    batches.remove(message.batch)
-        if not died.reason:
-            return
-        if died.engine in ("", OURS, AGAIN):
-            what = f"the process that measures died: {died.reason}"
-            raise QCompileError(what, where=f"{died.doing}, {words.plural(threads, 'thread')}")
-        found.lost[died.engine] = f"it took its process with it: {died.reason}"
-        watch.lost(died.engine, died.reason)
+class _Member(ExitStack):
+    """A process of a team; where an engine takes it along, another one without that engine."""
 
+    def __init__(self, plan: Plan, threads: int, folder: Path, found: _Found, watch: Watch) -> None:
+        super().__init__()
+        self._plan, self._threads, self._folder = plan, threads, folder
+        self._found, self._watch = found, watch
+        self._process: Process | None = None
 
-class _Process:
-    """One process, and how it ended.
+    def begin(self, batch: int) -> None:
+        """Let it prepare a batch."""
+        self._at(batch).prepare()
 
-    Attributes:
-        reason: why it died, "" where it did not.
-        engine: at which, or "".
-        doing: what, in words.
-    """
-
-    def __init__(self, task: Task, folder: Path) -> None:
-        self.reason, self.engine, self.doing = "", "", "start"
-        self._task, self._folder = task, folder
-
-    def messages(self) -> Generator[Message, None, None]:
-        """Run it, and give what it tells as it tells it.
+    def prepared(self, batch: int) -> None:
+        """Wait until it has prepared that.
 
         Raises:
-            QCompileError: it says that something the user gave does not work.
+            QCompileError: the program itself, or what the user gave, does not work.
         """
-        folder = self._folder
-        (folder / TASK).write_bytes(msgspec.json.encode(self._task))
-        (folder / TURN).unlink(missing_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as errors:
-            process = subprocess.Popen(
-                [*COMMAND, str(folder)],
-                env=_environment(self._task.threads),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-            )
-            assert process.stdout is not None
-            with process, process.stdout:
-                try:
-                    for line in process.stdout:
-                        if line.endswith(b"\n"):  # not one that it died at
-                            yield self._heard(_MESSAGES.decode(line))
-                    code = process.wait()
-                finally:
-                    process.kill()
-            if code:
-                self._died(code, _tail(errors.fileno()))
+        while not self._told(batch, Waits):
+            self.begin(batch)
 
-    def _heard(self, message: Message) -> Message:
-        if isinstance(message, Refused):
-            raise QCompileError(message.what, where=message.where, hint=message.hint)
-        if isinstance(message, At):
-            self.engine, self.doing = message.engine, message.doing
-        return message
+    def measured(self, batch: int) -> None:
+        """Let it measure that, and wait until it has.
 
-    def _died(self, code: int, errors: str) -> None:
-        if self.doing == "measure" and (self._folder / TURN).exists():
-            self.engine = (self._folder / TURN).read_text().strip()
-        lines = errors.strip().splitlines()
-        if code > 0:
-            self.reason = lines[-1] if lines else f"exit code {code}"
-            return
-        name = signal.Signals(-code).name
-        memory = ", as Linux does where memory is short" if -code == signal.SIGKILL else ""
-        self.reason = f"killed by {name}{memory}"
+        Raises:
+            QCompileError: the program itself does not work.
+        """
+        self._at(batch).measure()
+        while not self._told(batch, Measured):
+            self.begin(batch)
+            self.prepared(batch)
+            self._at(batch).measure()
 
+    def _at(self, batch: int) -> Process:
+        """Its process; where there is none, one that begins with that batch."""
+        if self._process is None:
+            gone = {*self._found.lost, *self._found.refused()}
+            keys = order([key for key in self._plan.engines if key not in gone])
+            batches = self._plan.batches[self._plan.batches.index(batch) :]
+            task = self._plan.task(keys, batches, self._threads)
+            self._process = self.enter_context(Process(task, self._folder))
+        return self._process
 
-def _environment(threads: int) -> dict[str, str]:
-    """The parent's; that this package is found, and a file beside the user's shadows no module."""
-    home = str(Path(qcompile.__file__).resolve().parents[1])
-    path = os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))
-    return {**os.environ, **environment(threads), "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
-
-
-def _tail(handle: int) -> str:
-    size = os.fstat(handle).st_size
-    data = os.pread(handle, _TAIL, max(0, size - _TAIL))
-    return data.decode(errors="replace")
+    def _told(self, batch: int, kind: type[Message]) -> bool:
+        """Listen until it tells that; False where it died at an engine."""
+        process = self._at(batch)
+        for message in process.until(kind):
+            self._watch.message(message, self._threads)
+            self._found.add(message, self._threads)
+        if not process.reason:
+            return True
+        if process.engine in ("", OURS, AGAIN):
+            what = f"the process that measures died: {process.reason}"
+            where = f"{process.doing}, {words.plural(self._threads, 'thread')}"
+            raise QCompileError(what, where=where)
+        if process.engine not in self._found.lost:
+            self._found.lost[process.engine] = f"it took its process with it: {process.reason}"
+            self._watch.lost(process.engine, process.reason)
+        self.close()
+        self._process = None
+        return False
 
 
 # --- what is found -------------------------------------------------------------------------------
@@ -248,6 +212,15 @@ class _Found:
         if known is None or (not engine.reason and (known.reason or largest)):
             self._engines[engine.key] = engine
 
+    def refused(self) -> set[str]:
+        """Engines that refused every batch: other processes need not try."""
+        batches, threads = self.plan.batches, self.plan.threads
+        return {
+            key
+            for key in self.plan.engines
+            if any(all(((b, t), key) in self._reasons for b in batches) for t in threads)
+        }
+
     def engines(self, runs: Sequence[Run]) -> tuple[Engine, ...]:
         """In the order of the report; one that has no time at all has the reason itself."""
         timed = {time.engine for run in runs for time in run.times if time.seconds}
@@ -274,7 +247,11 @@ class _Found:
     def _time(self, place: Place, key: str, taken: dict[str, list[tuple[float, ...]]]) -> Time:
         samples, own = taken.get(key, []), taken[OURS]
         if len(samples) < len(own):  # ratios are of the same rounds
-            reason = self.lost.get(key) or self._reasons.get((place, key), "it was not measured")
-            return Time(key, reason=reason)
+            return Time(key, reason=self._reason(place, key))
         speedup = _ONE if key == OURS else statistics.ratio_spread(own, samples)
         return Time(key, tuple(samples), statistics.spread(samples), speedup)
+
+    def _reason(self, place: Place, key: str) -> str:
+        """Why there is no time; one that was not tried again has the reason of another place."""
+        found = self.lost.get(key) or self._reasons.get((place, key))
+        return found or self._engine(key, False).reason or "it was not measured"

@@ -1,4 +1,8 @@
-"""What the measuring process is told, and what it tells: JSON, a line each. Imports no torch."""
+"""What the measuring process is told, and what it tells: JSON, a line each. Imports no torch.
+
+It is told its `Task`. Then, for each batch, an empty line lets it prepare, and another one, after it told
+`Waits`, lets it measure.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ from msgspec import Struct
 
 from qcompile.bench.results import Engine
 
-TASK, PROGRAM, WEIGHTS = "task.json", "program.qcp", "float.safetensors"
+PROGRAM, WEIGHTS = "program.qcp", "float.safetensors"
 INPUTS, CALIBRATION = "inputs.safetensors", "calibration.safetensors"
 TURN, TURN_WIDTH = "turn", 40  # the engine whose turn it is: a process that dies leaves it behind
 
@@ -49,6 +53,12 @@ class Prepared(Struct, frozen=True, tag="prepared"):
     engine: Engine
 
 
+class Waits(Struct, frozen=True, tag="waits"):
+    """All engines are ready, and nothing is done until it is told to go on."""
+
+    batch: int
+
+
 class Measured(Struct, frozen=True, tag="measured"):
     """A run is done: seconds of a call of each engine, in the order of the rounds."""
 
@@ -64,4 +74,4 @@ class Refused(Struct, frozen=True, tag="refused"):
     hint: str | None
 
 
-Message = At | Prepared | Measured | Refused
+Message = At | Prepared | Waits | Measured | Refused

@@ -26,7 +26,6 @@ from qcompile.bench.messages import (
     CALIBRATION,
     INPUTS,
     PROGRAM,
-    TASK,
     TURN,
     TURN_WIDTH,
     WEIGHTS,
@@ -36,6 +35,7 @@ from qcompile.bench.messages import (
     Prepared,
     Refused,
     Task,
+    Waits,
 )
 from qcompile.bench.results import AGAIN, OURS, Engine
 from qcompile.errors import QCompileError
@@ -52,6 +52,7 @@ CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time
 PAUSE = 0.005  # seconds for other engines' threads to stop spinning, where there are any
 Call = Callable[[], object]
 Tell = Callable[[Message], None]
+Wait = Callable[[], None]
 
 
 def environment(threads: int) -> dict[str, str]:
@@ -61,24 +62,33 @@ def environment(threads: int) -> dict[str, str]:
 
 
 def main(folder: Path) -> None:
-    """Do what the folder says, and tell of it on what is stdout now."""
-    with os.fdopen(os.dup(1), "wb", buffering=0) as channel:
+    """Do what is told on what is stdin now, and tell of it on what is stdout now."""
+    with os.fdopen(os.dup(0), "rb") as orders, os.fdopen(os.dup(1), "wb", buffering=0) as channel:
+        with open(os.devnull, "rb") as nothing:
+            os.dup2(nothing.fileno(), 0)
         os.dup2(2, 1)
 
         def tell(message: Message) -> None:
             channel.write(msgspec.json.encode(message) + b"\n")
 
-        task = msgspec.json.decode(folder.joinpath(TASK).read_bytes(), type=Task)
+        def wait() -> None:
+            if not orders.readline():
+                raise SystemExit("nobody is there to go on for")
+
+        task = msgspec.json.decode(orders.readline(), type=Task)
         machine_facts.pin(task.threads)
         os.environ.update(environment(task.threads))
         try:
-            measure(task, folder, tell)
+            measure(task, folder, tell, wait)
         except QCompileError as error:
             tell(Refused(error.what, error.where, error.hint))
 
 
-def measure(task: Task, folder: Path, tell: Tell) -> None:
+def measure(task: Task, folder: Path, tell: Tell, wait: Wait) -> None:
     """Make the engines ready and let them take turns, for each batch.
+
+    Args:
+        wait: called before engines are prepared for a batch, and before they are measured.
 
     Raises:
         QCompileError: the model file or the program does not work.
@@ -86,7 +96,8 @@ def measure(task: Task, folder: Path, tell: Tell) -> None:
     tell(At("load the network"))
     network = _network(task, folder)
     for batch in task.batches:
-        _run(task, folder, network, batch, tell)
+        wait()
+        _run(task, folder, network, batch, tell, wait)
 
 
 @dataclass(frozen=True)
@@ -156,7 +167,7 @@ def _calibration(folder: Path) -> list[tuple[Tensor, ...]]:
 # --- a run ---------------------------------------------------------------------------------------
 
 
-def _run(task: Task, folder: Path, network: _Network, batch: int, tell: Tell) -> None:
+def _run(task: Task, folder: Path, network: _Network, batch: int, tell: Tell, wait: Wait) -> None:
     arrays = tuple(x[:batch].copy() for x in network.inputs)
     reference = _reference(network.model, arrays)
     calls: dict[str, Call] = {}
@@ -171,6 +182,8 @@ def _run(task: Task, folder: Path, network: _Network, batch: int, tell: Tell) ->
         if call is not None:
             calls[key] = call
         tell(Prepared(batch, engine))
+    tell(Waits(batch))
+    wait()
     tell(At("measure", batch))
     tell(Measured(batch, dict(zip(calls, _timed(task, folder, calls), strict=True))))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import fcntl
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -78,16 +79,19 @@ def _bare(made: Any) -> Any:
 def kept(file: Path, make: Callable[[], Any]) -> Any:
     """The model in a file; where there is none yet, one is made and put there, whole or not at all.
 
+    Of processes that ask at the same time one makes it, and the others wait.
+
     Raises:
         Unavailable: it cannot be made.
     """
-    if not file.exists():
-        made = make()
-        data = made.SerializeToString()
-        unfinished = file.with_suffix(".unfinished")
-        unfinished.write_bytes(data)
-        unfinished.replace(file)
-        return made
+    with file.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # a process that dies lets go of it
+        if not file.exists():
+            made = make()
+            unfinished = file.with_suffix(".unfinished")
+            unfinished.write_bytes(made.SerializeToString())
+            unfinished.replace(file)
+            return made
     import onnx
 
     return onnx.load(file)

@@ -10,16 +10,17 @@ from typing import Any
 
 import pytest
 
-from qcompile.bench import measuring
+from qcompile.bench import process
 from qcompile.bench.measuring import Plan, measure, order
-from qcompile.bench.messages import Message
+from qcompile.bench.messages import At, Message
 from qcompile.bench.results import AGAIN, OURS, Engine, Run, Settings
 
 # A process without torch: every engine takes a time of its own, and does what its name says.
 PROCESS = """
 import json, os, pathlib, signal, sys
 folder = pathlib.Path(sys.argv[1])
-task = json.loads((folder / "task.json").read_text())
+task = json.loads(sys.stdin.readline())
+(folder / "task.json").write_text(json.dumps(task))
 count = folder / "count"
 number = int(count.read_text()) if count.exists() else 0
 count.write_text(str(number + 1))
@@ -33,6 +34,7 @@ def engine(key, **more):
 tell("at", doing="load the network")
 for batch in task["batches"]:
     samples = {}
+    sys.stdin.readline()
     for i, key in enumerate(task["engines"]):
         tell("at", doing="prepare", batch=batch, engine=key)
         if key == "segfault":
@@ -47,6 +49,8 @@ for batch in task["batches"]:
         tell("prepared", batch=batch, engine=engine(key, **more))
         if not refused:
             samples[key] = [1e-3 * (i + 1)] * 3
+    tell("waits", batch=batch)
+    sys.stdin.readline()
     tell("at", doing="measure", batch=batch)
     if "turns" in task["engines"]:
         (folder / "turn").write_text("turns".ljust(40))
@@ -56,6 +60,12 @@ for batch in task["batches"]:
         sys.exit(3)
     tell("measured", batch=batch, samples=samples)
 """
+
+
+NOTED = """def tell(kind, **fields):
+    doing = fields["doing"].split()[0] if kind == "at" else kind
+    with (folder / "noted").open("a") as notes:
+        notes.write(f"{os.getpid()}-{doing} ")"""
 
 
 class Watch:
@@ -84,7 +94,7 @@ def measured(
     threads: tuple[int, ...] = (1,),
     processes: int = 2,
 ) -> tuple[dict[str, Engine], tuple[Run, ...], Watch]:
-    monkeypatch.setattr(measuring, "COMMAND", (sys.executable, "-S", "-c", PROCESS))
+    monkeypatch.setattr(process, "COMMAND", (sys.executable, "-S", "-c", PROCESS))
     watch = Watch()
     plan = Plan(engines, batches, threads, Settings(1.0, processes, 3))
     found, runs = measure(plan, folder, watch)
@@ -139,6 +149,34 @@ def test_an_engine_that_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert (small.samples, small.seconds, small.reason) == ((), None, "cannot")
 
 
+def test_an_engine_that_refuses_is_not_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, runs, watch = measured(
+        tmp_path, monkeypatch, "refuses", "small", batches=(1, 4), threads=(1, 2, 3)
+    )
+    asked = [m.engine for m in watch.messages if isinstance(m, At) and m.engine]
+    assert asked.count("refuses") == 2 * 2  # batches, of two processes that were there at a time
+    assert asked.count("small") == 2 * 6
+    for run in runs:
+        [time] = [time for time in run.times if time.engine == "refuses"]
+        assert (time.samples, time.reason) == ((), "cannot")
+
+
+def test_while_one_measures_all_others_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between "at measure" and "measured" nobody may do a thing, which files say beyond doubt."""
+    noted = PROCESS.replace("def tell(kind, **fields):", NOTED)
+    monkeypatch.setattr(process, "COMMAND", (sys.executable, "-S", "-c", noted))
+    measure(Plan(("a",), (1, 8), (1, 2), Settings(1.0, 2, 3)), tmp_path, Watch())
+    lines = (tmp_path / "noted").read_text().split()
+    begins = [i for i, line in enumerate(lines) if line.endswith("measure")]
+    assert len(begins) == 2 * 2 * 2
+    for i in begins:
+        assert lines[i + 1] == lines[i].replace("measure", "measured")
+
+
 @pytest.mark.parametrize(
     ("engine", "reason"),
     [
@@ -176,7 +214,7 @@ def test_an_engine_that_dies_later_has_no_time_where_samples_are_missing(
 
 def test_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", "/elsewhere")
-    found = measuring._environment(2)
+    found = process._environment(2)
     assert found["OMP_NUM_THREADS"] == found["TVM_NUM_THREADS"] == "2"
     home, elsewhere = found["PYTHONPATH"].split(os.pathsep)
     assert Path(home, "qcompile", "bench", "worker.py").is_file()
@@ -191,7 +229,7 @@ def test_an_interrupted_measurement_leaves_no_process(
             raise KeyboardInterrupt
 
     script = f"import os\nopen({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\n" + PROCESS
-    monkeypatch.setattr(measuring, "COMMAND", (sys.executable, "-S", "-c", script))
+    monkeypatch.setattr(process, "COMMAND", (sys.executable, "-S", "-c", script))
     plan = Plan((), (1,), (1,), Settings(1.0, 1, 3))
     with pytest.raises(KeyboardInterrupt):
         measure(plan, tmp_path, Interrupts())

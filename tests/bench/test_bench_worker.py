@@ -19,7 +19,6 @@ from qcompile.bench.built import Built
 from qcompile.bench.messages import (
     INPUTS,
     PROGRAM,
-    TASK,
     TURN,
     Measured,
     Message,
@@ -74,7 +73,7 @@ def task(folder: Path, *engines: str, model: bool = True, batches: tuple[int, ..
 
 def told(asked: Task, folder: Path) -> list[Message]:
     messages: list[Message] = []
-    worker.measure(asked, folder, messages.append)
+    worker.measure(asked, folder, messages.append, lambda: None)
     return messages
 
 
@@ -132,13 +131,17 @@ def test_what_the_user_gave_and_does_not_work_is_told(
     capfdbinary: pytest.CaptureFixture[bytes],
 ) -> None:
     broken = msgspec.structs.replace(task(folder), model=str(tmp_path / "absent.py"))
-    (tmp_path / TASK).write_bytes(msgspec.json.encode(broken))
     for name in (INPUTS, PROGRAM):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
+    orders = tmp_path / "orders"
+    orders.write_bytes(msgspec.json.encode(broken) + b"\n")
     monkeypatch.setattr(machine_facts, "pin", lambda threads: None)
     monkeypatch.setattr(os, "environ", {})
     monkeypatch.setattr(os, "dup2", lambda old, new: None)
-    worker.main(tmp_path)
+    duplicate = os.dup
+    with orders.open("rb") as told_by:
+        monkeypatch.setattr(os, "dup", lambda fd: duplicate(fd or told_by.fileno()))
+        worker.main(tmp_path)
     last = msgspec.json.decode(capfdbinary.readouterr().out.splitlines()[-1], type=Message)
     assert isinstance(last, Refused)
     assert "there is no file" in last.what
