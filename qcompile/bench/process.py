@@ -38,16 +38,18 @@ class Process(ExitStack):
         super().__init__()
         self.reason, self.engine, self.doing = "", "", "start"
         self._folder = folder
-        self._errors = self.enter_context(tempfile.TemporaryFile(dir=folder))
-        process = subprocess.Popen(
-            [*COMMAND, str(folder)],
-            env=_environment(task.threads),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-        )
-        self._process = self.enter_context(process)
-        self.callback(process.kill)
+        with ExitStack() as stack:
+            self._errors = stack.enter_context(tempfile.TemporaryFile(dir=folder))
+            process = subprocess.Popen(
+                [*COMMAND, str(folder)],
+                env=_environment(task.threads),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+            )
+            self._process = stack.enter_context(process)
+            stack.callback(process.kill)
+            self.enter_context(stack.pop_all())
         self._say(msgspec.json.encode(task))
 
     def prepare(self) -> None:
