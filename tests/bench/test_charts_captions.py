@@ -27,6 +27,17 @@ def test_the_speed_caption_tells_wins_losses_and_noise() -> None:
     assert "slower" not in caption("speed", timed(10e-6, 9.9e-6))
 
 
+def test_an_uncertain_loss_is_no_loss_as_in_the_tables() -> None:
+    """Its interval holds 1, however far the median is from it."""
+    found = timed(10e-6, 8e-6)
+    [run] = found.runs
+    wide = replace(run.times[-1], speedup=Spread(0.8, 0.6, 1.1))
+    times = (*run.times[:-1], wide)
+    said = caption("speed", replace(found, runs=(replace(run, times=times),)))
+    assert "slower" not in said
+    assert "slower" in caption("speed", found)
+
+
 def test_the_layer_caption_names_the_slowest_and_what_got_slower() -> None:
     found = only_layers(
         Layer("conv1", before=Parts(matmul=9e-6), after=Parts(matmul=6e-6)),

@@ -10,6 +10,7 @@ from qcompile.bench.html.charts import words
 from qcompile.bench.html.charts.rows import FOOT, HEAD, Rows, name_column, reach
 from qcompile.bench.html.charts.sheet import Plan, Sheet, Style, elided
 from qcompile.bench.results import AGAIN, OURS, Report, Run, Time
+from qcompile.bench.words import ALIKE, SLOWER, verdict
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -173,8 +174,12 @@ def _ratio(run: Run, key: str) -> float | None:
     return found if words.finite(found) and found > 0 else None
 
 
-def _within_noise(run: Run, ratio: float) -> bool:
-    return abs(ratio - 1) <= (noise_share(run) or 0.0)
+def _verdict(run: Run, key: str) -> str:
+    """As the tables have it; "" where there is nothing to compare."""
+    time = _time(run, key)
+    if time is None or time.speedup is None or _ratio(run, key) is None:
+        return ""
+    return verdict(time.speedup, noise_share(run) or 0.0)
 
 
 def _value(run: Run, key: str, seconds: float) -> tuple[str, str]:
@@ -182,9 +187,9 @@ def _value(run: Run, key: str, seconds: float) -> tuple[str, str]:
     ratio = _ratio(run, key)
     if key == OURS or ratio is None:
         return words.seconds(seconds), "ink"
-    if _within_noise(run, ratio):
-        return f"{words.seconds(seconds)}, {words.times(ratio)} (noise)", "ink"
-    return f"{words.seconds(seconds)}, {words.times(ratio)}", "bad" if ratio < 1 else "ink"
+    found = _verdict(run, key)
+    text = f"{words.seconds(seconds)}, {words.times(ratio)}{' (noise)' if found == ALIKE else ''}"
+    return text, "bad" if found == SLOWER else "ink"
 
 
 def _reason(report: Report, run: Run, key: str) -> str:
@@ -228,9 +233,7 @@ def _lost(report: Report, runs: Sequence[Run]) -> list[str]:
     found = []
     for key in _ordered(report, runs)[1:]:
         ratios = [(ratio, run) for run in runs if (ratio := _ratio(run, key)) is not None]
-        behind = [
-            (ratio, run) for ratio, run in ratios if ratio < 1 and not _within_noise(run, ratio)
-        ]
+        behind = [(ratio, run) for ratio, run in ratios if _verdict(run, key) == SLOWER]
         if behind:
             ratio, run = min(behind, key=lambda entry: entry[0])
             name = words.name(engine_name(report, key))
