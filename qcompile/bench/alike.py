@@ -73,7 +73,7 @@ def _check_subjects(a: Report, b: Report) -> None:
 def _bits(report: Report) -> str:
     """Weights/activations; "" where it is not known."""
     bits = report.subject.bits
-    return "" if bits is None else "/".join(map(str, bits))
+    return "" if bits is None else words.bits(bits)
 
 
 def facts(a: Report, b: Report) -> Iterator[Fact]:

@@ -52,15 +52,12 @@ _LAYER_HEAD = (
 
 
 def _layer(layer: Layer) -> Sequence[str]:
-    bits = (
-        "" if layer.bits is None else "/".join("float" if b == 32 else str(b) for b in layer.bits)
-    )
     times = ["" if p is None else rows.milliseconds(p.total) for p in (layer.before, layer.after)]
     weights = f"{readable(layer.weights_before)} -> {readable(layer.weights_after)}"
     return (
         layer.path,
         layer.kind,
-        bits,
+        "" if layer.bits is None else words.bits(layer.bits),
         layer.method,
         f"{layer.macs:,}" if layer.macs else "",
         weights if layer.weights_before else "",
@@ -76,7 +73,7 @@ _WIDTH_HEAD = ("", "bits w/a", "ms", "bytes", "accuracy", "SQNR dB", "note")
 def _width(width: Width) -> Sequence[str]:
     return (
         width.name,
-        "/".join("float" if b == 32 else str(b) for b in width.bits),
+        words.bits(width.bits),
         "" if width.seconds is None else rows.milliseconds(width.seconds),
         "" if width.size is None else f"{width.size:,}",
         "" if width.accuracy is None else words.accuracy(width.accuracy),

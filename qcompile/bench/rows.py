@@ -109,7 +109,7 @@ def noise_line(run: Run) -> str:
 def facts(report: Report) -> Iterator[tuple[str, str]]:
     """What stands on top: names and values; those that are not known are left out."""
     own = report.subject
-    bits = "" if own.bits is None else f"{own.bits[0]}/{own.bits[1]} bits"
+    bits = "" if own.bits is None else f"bits {words.bits(own.bits)}"
     how = ", ".join(filter(None, (bits, own.mode, own.method, own.training)))
     yield "model", f"{own.name} ({own.source}){': ' + how if how else ''}"
     yield "input", ", ".join(own.inputs)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from qcompile.bench.results import AGAIN, NOT_TRAINED, OURS, Engine, Report, Run, Spread, Time
-from qcompile.program_summary import readable
+from qcompile.program_summary import FLOAT_BITS, readable
 
 FASTER, SLOWER, ALIKE = "faster", "slower", "alike"
-_UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
+UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 
 
 def seconds(value: float | None) -> str:
     """Three digits in the unit that suits: "12.1 µs"."""
     if value is None:
         return "–"
-    scale, unit = next((u for u in _UNITS if value >= 0.9995 * u[0]), _UNITS[-1])
+    scale, unit = next((u for u in UNITS if value >= 0.9995 * u[0]), UNITS[-1])
     return f"{digits(value / scale)} {unit}"
 
 
@@ -52,6 +52,17 @@ def size(value: float | None) -> str:
 def decibels(value: float | None) -> str:
     """ "9.1 dB"."""
     return "–" if value is None else f"{value:.1f} dB".replace("-", "−")
+
+
+def bits(pair: tuple[int, int] | None) -> str:
+    """Of weights and activations: "1/1", "8/float", "float"."""
+    if pair is None:
+        return "–"
+    return "/".join(map(_width, pair)) if min(pair) < FLOAT_BITS else _width(FLOAT_BITS)
+
+
+def _width(number: int) -> str:
+    return "float" if number >= FLOAT_BITS else str(number)
 
 
 def plural(number: int, one: str, many: str = "") -> str:
@@ -105,8 +116,9 @@ def subject(report: Report) -> str:
         return name
     weights, activations = bits
     if weights == activations:
-        return f"{weights}-bit {name}"
-    return f"{name} with {weights}-bit weights and {activations}-bit activations"
+        return f"{'float' if weights >= FLOAT_BITS else f'{weights}-bit'} {name}"
+    beside = "float" if activations >= FLOAT_BITS else f"{activations}-bit"
+    return f"{name} with {weights}-bit weights and {beside} activations"
 
 
 def headline(report: Report) -> str:

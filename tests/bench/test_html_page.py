@@ -18,7 +18,7 @@ from sample_pages import KINDS, NASTY, marked, text_of
 
 from qcompile.bench import files, words
 from qcompile.bench.html.charts import CHARTS
-from qcompile.bench.html.page import SECTIONS, bits, page
+from qcompile.bench.html.page import SECTIONS, page
 from qcompile.bench.results import Noise, Spread
 
 VOID = {"meta", "img", "br", "hr", "input", "link", "wbr", "col"}
@@ -238,7 +238,6 @@ def test_a_network_of_sixty_layers_stays_under_3_mb() -> None:
 
 
 def test_small_things() -> None:
-    assert [bits(pair) for pair in (None, (1, 1), (8, 32))] == ["–", "1/1", "8/float"]
     odd = parsed(page(replace(sample_reports.small(), date="yesterday")))
     assert "yesterday" in odd.find("header")[0].words()
     empty = parsed(page(replace(sample_reports.small(), runs=(), absent=None))).words()

@@ -145,3 +145,15 @@ def test_noise_differs_by_setting() -> None:
     assert words.own_time(words.first_run(report)) == next(
         t.seconds for t in report.runs[0].times if t.engine == OURS
     )
+
+
+def test_bits() -> None:
+    pairs = (None, (1, 1), (8, 32), (32, 32))
+    assert list(map(words.bits, pairs)) == ["–", "1/1", "8/float", "float"]
+
+
+def test_a_subject_in_float() -> None:
+    report = sample_reports.report()
+    assert words.subject(about(report, bits=(32, 32))) == "float lenet"
+    weights = words.subject(about(report, bits=(4, 32)))
+    assert weights == "lenet with 4-bit weights and float activations"

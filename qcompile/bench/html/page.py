@@ -7,20 +7,18 @@ from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
 import msgspec
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
 from qcompile.bench import words
 from qcompile.bench.html import colours, picture
 from qcompile.bench.html.charts import Chart, charts
 from qcompile.bench.html.charts.words import sentence
+from qcompile.bench.html.templates import HERE, environment
 from qcompile.bench.results import AGAIN, OURS, Report
 
-HERE = Path(__file__).parent
-FLOAT_BITS = 32
 # What a page may do, beside showing what is in it: nothing. Style attributes are those of pictures.
 POLICY = (
     "default-src 'none'; script-src {script}; style-src 'unsafe-inline'; style-src-elem {style}; "
@@ -84,13 +82,7 @@ def page(report: Report) -> str:
 
 
 def _environment() -> Environment:
-    made = Environment(
-        loader=FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    made = environment()
     made.filters |= {
         "seconds": words.seconds,
         "size": words.size,
@@ -99,16 +91,9 @@ def _environment() -> Environment:
         "accuracy": words.accuracy,
         "percent": words.percent,
         "decibels": words.decibels,
-        "bits": bits,
+        "bits": words.bits,
     }
     return made
-
-
-def bits(pair: tuple[int, int] | None) -> str:
-    """Of weights and activations: "1/1", "8/float"."""
-    if pair is None:
-        return "–"
-    return "/".join("float" if width == FLOAT_BITS else str(width) for width in pair)
 
 
 def _themes() -> Markup:

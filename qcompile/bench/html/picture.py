@@ -11,15 +11,12 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from qcompile.bench.html.layout import Box, Drawing, Point, layout
+from qcompile.bench.html.templates import HERE, environment
 from qcompile.bench.results import Graph, Node
 from qcompile.errors import QCompileError
 
-HERE = Path(__file__).parent
 SCRIPT = (HERE / "graph.js").read_text(encoding="utf-8")
 STYLE = (HERE / "graph.css").read_text(encoding="utf-8")
 CATEGORIES = {
@@ -113,16 +110,10 @@ def picture(graphs: Sequence[Graph]) -> str:
     nodes = [node for graph in graphs for node in graph.nodes]
     present = dict.fromkeys(node.category for node in nodes)
     legend = {name: kind for kind, name in CATEGORIES.items() if kind in present}
-    environment = Environment(
-        loader=FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["n"] = _number
+    templates = environment()
+    templates.filters["n"] = _number
     timed = any(node.share is not None for node in nodes)
-    template = environment.get_template("picture.html.j2")
+    template = templates.get_template("picture.html.j2")
     return template.render(pictures=drawn, legend=legend, timed=timed, margin=MARGIN)
 
 

@@ -7,10 +7,13 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import TypeGuard
 
+from qcompile.bench import words
 from qcompile.bench.results import Layer, Report
-from qcompile.bench.words import digits, plural, seconds, size
+from qcompile.bench.words import UNITS, digits, plural, seconds, size
+from qcompile.program_summary import FLOAT_BITS
 
 __all__ = [
+    "FLOAT_BITS",
     "bits",
     "clean",
     "digits",
@@ -30,11 +33,9 @@ __all__ = [
     "why",
 ]
 
-_SECONDS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 _RATES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
 _SIZES = ((2.0**40, "TiB"), (2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB"), (1.0, "B"))
 _LONG = 60
-FLOAT_BITS = 32
 
 
 def finite(value: float | None) -> TypeGuard[float]:
@@ -54,7 +55,7 @@ def _scaled(value: float, steps: Sequence[tuple[float, str]]) -> tuple[float, st
 
 def time_unit(values: Iterable[float]) -> tuple[float, str]:
     """The unit in which the greatest of some times is at least one."""
-    return _scaled(max((v for v in values if math.isfinite(v)), default=0.0) or 1.0, _SECONDS)
+    return _scaled(max((v for v in values if math.isfinite(v)), default=0.0) or 1.0, UNITS)
 
 
 def rate(value: float, unit: str) -> str:
@@ -78,7 +79,9 @@ def share(value: float) -> str:
 
 def tick_seconds(value: float) -> str:
     """A time on a scale, whose numbers are round: "10 µs"."""
-    step, unit = _scaled(value * 1.0001, _SECONDS)
+    step, unit = _scaled(value * 1.0001, UNITS)
+    if value >= 1e6:
+        return f"{value:.0e} {unit}"
     return f"{value / step:,.10g} {unit}" if value else "0"
 
 
@@ -130,6 +133,5 @@ def bits(pair: tuple[int, int] | None) -> str:
     """Of weights and activations: "1/1 bits", "float"."""
     if pair is None:
         return ""
-    if pair[0] >= FLOAT_BITS and pair[1] >= FLOAT_BITS:
-        return "float"
-    return f"{pair[0]}/{pair[1]} bits"
+    text = words.bits(pair)
+    return text if text == "float" else f"{text} bits"
