@@ -13,7 +13,7 @@ from torch.fx import GraphModule, Node
 
 from qcompile.ir.graph import add_constant, calls
 from qcompile.ir.stages import Stage, aten, dialect
-from qcompile.passes.base import Declined, Pass
+from qcompile.passes.base import Declined, Pass, Result
 
 
 class TwoNegations(nn.Module):
@@ -96,8 +96,8 @@ class Endless(OfNegations):
 
 
 class SpoilsItsArgument(CancelQuietly):
-    def __call__(self, gm: GraphModule):  # type: ignore[no-untyped-def]
-        result = super().__call__(gm)
+    def __call__(self, gm: GraphModule, *, discard: bool = False) -> Result:
+        result = super().__call__(gm, discard=discard)
         gm.meta["inputs"] = ()
         return result
 
