@@ -25,7 +25,7 @@ def told(report: Report, model: str | None) -> Report:
     """
     own = {} if model is None else dict.fromkeys(_both(Path(model).absolute().parent), "")
     packages = (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
-    code = map(Path, (*packages, Path(qcompile.__file__).parents[1]))
+    code = (*map(Path, packages), Path(qcompile.__file__).parents[1])
     near = dict.fromkeys((*own, *(path for folder in code for path in _both(folder))), "")
     user = dict.fromkeys(_both(Path.home()), "~") | dict.fromkeys(_both(Path.cwd()), "")
     command = shortened(report.command, user)
