@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from statistics import median
 
-from rich import box
+from rich import box, progress
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
@@ -16,6 +16,7 @@ from rich.text import Text
 from qcompile.bench import rows, words
 from qcompile.bench.messages import At, Measured, Message, Prepared
 from qcompile.bench.results import AGAIN, OURS, Report, Run
+from qcompile.steps import columns
 
 _STYLES = {
     OURS: "bold",
@@ -24,6 +25,7 @@ _STYLES = {
     words.ALIKE: "yellow",
     "": "dim",
 }
+REFRESHED = 4  # times a second
 _ENGINE_COLUMNS = 6  # how they were made is in the files
 Place = tuple[int, int]  # of a run: its batch, its threads
 
@@ -31,14 +33,16 @@ Place = tuple[int, int]  # of a run: its batch, its threads
 class Progress:
     """Shows how far a measurement is: on a terminal a table, elsewhere a line a process and batch.
 
-    It draws when something happened, and never by itself: that would take the processors' time.
+    Its bar moves while nothing happens, a few times a second: each time takes a processor milliseconds,
+    which meets all engines, as they take turns.
     """
 
     def __init__(self, console: Console, names: Mapping[str, str], places: Sequence[Place]) -> None:
         """`names`: of engines, by key, in the order of the table."""
         self._console, self._names, self._places = console, dict(names), places
         self._times: dict[tuple[str, Place], str] = {}
-        self._where = self._doing = ""
+        self._where: dict[int, str] = {}  # by the number of threads
+        self._at = ""
         self._began = time.perf_counter()
         self._live: Live | None = None
 
@@ -48,22 +52,27 @@ class Progress:
         if not self._console.is_terminal:
             yield
             return
-        live = Live(console=self._console, auto_refresh=False, transient=True)
+        live = Live(
+            console=self._console,
+            get_renderable=self._table,
+            refresh_per_second=REFRESHED,
+            transient=True,
+        )
         with live:
             self._live = live
             yield
 
     def process(self, number: int, of: int, threads: int) -> None:
         """A process begins."""
-        self._where = f"process {number} of {of}, {words.plural(threads, 'thread')}"
-        self._begin("start")
+        self._where[threads] = f"process {number} of {of}, {words.plural(threads, 'thread')}"
+        self._begin("start", threads)
 
     def message(self, message: Message, threads: int) -> None:
         """It tells something."""
         if isinstance(message, At):
             name = self._names.get(message.engine, message.engine)
             batch = f", batch {message.batch}" if message.batch else ""
-            self._begin(f"{message.doing} {name}".strip() + batch)
+            self._begin(f"{message.doing} {name}".strip() + batch, threads)
         elif isinstance(message, Prepared):
             engine = message.engine
             self._names[engine.key] = engine.name or self._names[engine.key]
@@ -83,21 +92,22 @@ class Progress:
             self._keep(key, (message.batch, threads), shown)
         if self._live is None:
             seconds = time.perf_counter() - self._began
-            title = f"{self._where}, batch {message.batch}"
+            title = f"{self._where[threads]}, batch {message.batch}"
             self._console.print(Text.assemble(f"{title:<44}", (f"{seconds:7.1f} s", "dim")))
             self._began = time.perf_counter()
+        self._bar.advance(self._task)
         self._draw()
 
     def _keep(self, key: str, place: Place, shown: str) -> None:
         self._times[key, place] = shown
 
-    def _begin(self, doing: str) -> None:
-        self._doing = doing
+    def _begin(self, doing: str, threads: int) -> None:
+        self._bar.update(self._task, description=f"{self._processes[threads]}: {doing}")
         self._draw()
 
     def _draw(self) -> None:
         if self._live is not None:
-            self._live.update(self._table(), refresh=True)
+            self._live.refresh()
 
     def _table(self) -> RenderableType:
         table = _plain_table()
@@ -108,7 +118,7 @@ class Progress:
             if key != AGAIN:
                 cells = [self._times.get((key, place), "") for place in self._places]
                 table.add_row(*map(Text, (name, *cells)))
-        return Group(table, Text(f"{self._where}: {self._doing}", "dim"))
+        return Group(table, Text(self._at, "dim"))
 
 
 def tables(report: Report) -> RenderableType:

@@ -139,6 +139,7 @@ NAMES = {OURS: "qcompile", AGAIN: AGAIN, "fp32": "fp32"}
 
 def tell(progress: Progress) -> None:
     progress.process(1, 2, 1)
+    progress.process(2, 2, 2)  # at the same time
     progress.message(At("prepare", 8, "fp32"), 1)
     progress.message(Prepared(8, Engine("fp32", "PyTorch float32")), 1)
     progress.message(Prepared(8, Engine("fp32", "PyTorch float32", reason="cannot")), 2)
