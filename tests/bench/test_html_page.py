@@ -17,6 +17,7 @@ import sample_reports
 from sample_pages import KINDS, NASTY, marked, text_of
 
 from qcompile.bench import files, words
+from qcompile.bench.html import page as page_module
 from qcompile.bench.html.charts import CHARTS
 from qcompile.bench.html.page import SECTIONS, page
 from qcompile.bench.results import Noise, Spread
@@ -189,6 +190,13 @@ def test_who_did_not_run_it_reads_what_was_measured_first() -> None:
     assert 'pip install "qcompile[bench]"' in tree.words()
 
 
+@pytest.fixture
+def _without_charts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are most of the work."""
+    monkeypatch.setattr(page_module, "charts", lambda report: ())
+
+
+@pytest.mark.usefixtures("_without_charts")
 def test_of_a_layers_source_its_file_and_line_are_shown() -> None:
     layer = replace(sample_reports.layers()[0], where="/home/someone/net.py:10")
     tree = parsed(page(replace(sample_reports.small(), layers=(layer,))))
@@ -204,6 +212,7 @@ def test_it_is_made_without_torch_and_without_the_compiler() -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.usefixtures("_without_charts")
 def test_what_is_absent_is_named_with_its_reason() -> None:
     report = replace(
         sample_reports.small(),
@@ -217,6 +226,7 @@ def test_what_is_absent_is_named_with_its_reason() -> None:
     assert tree.find("h1")[0].words() == words.headline(report)
 
 
+@pytest.mark.usefixtures("_without_charts")
 def test_losses_are_marked_by_words_too() -> None:
     lost = replace(sample_reports.report(slower=10), layers=(), widths=(), roofs=(), graphs=())
     assert "0.54× (slower)" in parsed(page(lost)).words()
@@ -237,6 +247,7 @@ def test_a_network_of_sixty_layers_stays_under_3_mb() -> None:
     assert len(text_of("large").encode()) < 3_000_000
 
 
+@pytest.mark.usefixtures("_without_charts")
 def test_small_things() -> None:
     odd = parsed(page(replace(sample_reports.small(), date="yesterday")))
     assert "yesterday" in odd.find("header")[0].words()
