@@ -7,11 +7,23 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 Advance = Callable[[int, int], None]
 Step = Callable[[str], AbstractContextManager[object]]  # entered around work, with its title
+
+
+def columns() -> tuple[ProgressColumn, ...]:
+    """What a bar consists of."""
+    return TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()
 
 
 class Steps:
@@ -24,14 +36,8 @@ class Steps:
     def __call__(self, title: str) -> Iterator[Advance]:
         """A bar while the block runs; what it gives moves the bar, as `advance(done, total)`."""
         start = time.perf_counter()
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
         silent = not self.console.is_terminal  # a log wants one line a step
-        with Progress(*columns, console=self.console, transient=True, disable=silent) as progress:
+        with Progress(*columns(), console=self.console, transient=True, disable=silent) as progress:
             task = progress.add_task(title, total=None)
 
             def advance(done: int, total: int) -> None:

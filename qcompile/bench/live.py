@@ -42,8 +42,11 @@ class Progress:
         self._console, self._names, self._places = console, dict(names), places
         self._times: dict[tuple[str, Place], str] = {}
         self._where: dict[int, str] = {}  # by the number of threads
-        self._at = ""
         self._began = time.perf_counter()
+        self._bar = progress.Progress(
+            progress.SpinnerColumn(), *columns(), console=console, auto_refresh=False
+        )
+        self._task = self._bar.add_task("start", total=None)
         self._live: Live | None = None
 
     @contextmanager
@@ -65,6 +68,8 @@ class Progress:
     def process(self, number: int, of: int, threads: int) -> None:
         """A process begins."""
         self._where[threads] = f"process {number} of {of}, {words.plural(threads, 'thread')}"
+        batches = {batch for batch, _ in self._places}
+        self._bar.update(self._task, total=of * len(batches))
         self._begin("start", threads)
 
     def message(self, message: Message, threads: int) -> None:
@@ -102,7 +107,7 @@ class Progress:
         self._times[key, place] = shown
 
     def _begin(self, doing: str, threads: int) -> None:
-        self._bar.update(self._task, description=f"{self._processes[threads]}: {doing}")
+        self._bar.update(self._task, description=f"{self._where[threads]}: {doing}")
         self._draw()
 
     def _draw(self) -> None:
@@ -118,7 +123,7 @@ class Progress:
             if key != AGAIN:
                 cells = [self._times.get((key, place), "") for place in self._places]
                 table.add_row(*map(Text, (name, *cells)))
-        return Group(table, Text(self._at, "dim"))
+        return Group(table, self._bar)
 
 
 def tables(report: Report) -> RenderableType:

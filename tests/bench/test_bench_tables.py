@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import time
 from dataclasses import replace
 
 import pytest
 import sample_reports
 from rich.console import Console
 
-from qcompile.bench import rows
+from qcompile.bench import live, rows
 from qcompile.bench.live import Progress, tables
 from qcompile.bench.markdown import markdown
 from qcompile.bench.messages import At, Measured, Prepared
@@ -170,3 +172,15 @@ def test_a_table_that_fills_on_a_terminal() -> None:
     assert " 1.50 " in text
     assert " 5.00 " in text
     assert AGAIN not in text
+
+
+def test_a_bar_that_moves_while_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "REFRESHED", 100)
+    shown = io.StringIO()
+    console = Console(file=shown, width=120, force_terminal=True, legacy_windows=False)
+    progress = Progress(console, NAMES, [(8, 1), (8, 2)])
+    with progress.shown():
+        progress.process(1, 2, 1)
+        progress.message(At("measure", 8), 1)
+        time.sleep(0.3)
+    assert len({sign for sign in shown.getvalue() if "\u2800" < sign <= "\u28ff"}) > 2  # a spinner
