@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import qcompile
@@ -45,7 +45,7 @@ def facts(arch: str = "") -> Machine:
         arch=arch,
         processors=len(os.sched_getaffinity(0)),
         instructions=tuple(name for name in TELLING if name in flags),
-        caches=tuple(_caches()),
+        caches=tuple(map(str, caches())),
         memory=_memory(),
         system=_system(),
         hypervisor=_hypervisor(flags),
@@ -91,21 +91,34 @@ def _processor() -> str:
     return f"{platform.machine()}{numbers}"
 
 
-def _caches() -> Iterator[str]:
-    """Of the first core, the nearest first."""
-    for index in sorted((_CPU / "cpu0/cache").glob("index*")):
+@dataclass(frozen=True)
+class Cache:
+    """One of a core's, which may be others' too.
+
+    Attributes:
+        kind: "Data" or "Unified".
+        kib: its size.
+    """
+
+    level: int
+    kind: str
+    kib: int
+
+    def __str__(self) -> str:
+        """ "L1d 48 KiB", "L3 260 MiB"."""
+        size = f"{self.kib // 1024} MiB" if self.kib % 1024 == 0 else f"{self.kib} KiB"
+        return f"L{self.level}{'d' if self.kind == 'Data' else ''} {size}"
+
+
+def caches() -> tuple[Cache, ...]:
+    """Of data, of the first core, the nearest first."""
+    found = []
+    for index in (_CPU / "cpu0/cache").glob("index*"):
         level, kind, size = (_line(index / name) for name in ("level", "type", "size"))
-        if level and size and kind != "Instruction":
-            yield f"L{level}{'d' if kind == 'Data' else ''} {_readable(size)}"
-
-
-def _readable(size: str) -> str:
-    """ "48K" as "48 KiB", "266240K" as "260 MiB"."""
-    number = size.removesuffix("K")
-    if not number.isdecimal():
-        return size
-    kib = int(number)
-    return f"{kib // 1024} MiB" if kib % 1024 == 0 else f"{kib} KiB"
+        kib = size.removesuffix("K")
+        if kind != "Instruction" and level.isdecimal() and kib.isdecimal():
+            found.append(Cache(int(level), kind, int(kib)))
+    return tuple(sorted(found, key=lambda cache: cache.level))
 
 
 def _memory() -> int | None:

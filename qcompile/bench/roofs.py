@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from contextlib import suppress
 from pathlib import Path
 
-from qcompile.bench import limits
+from qcompile.bench import limits, machine_facts
 from qcompile.bench.results import Roof
 
 # What the loops of each kind bound: kernels by the kind of their arithmetic.
@@ -17,7 +16,6 @@ _PRODUCTS = (
     ("float32 products", limits.FLOAT, ("float32", "weight-only")),
 )
 _DEPTH = 4608  # of the sums that are tried: shorter ones are no faster
-_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _MEMINFO = Path("/proc/meminfo")
 _UNIT = 4096  # bytes
 _FAR = 1 << 26  # bytes that are in no cache that is not told, at least
@@ -73,15 +71,11 @@ def _products(
 
 def _levels() -> dict[str, int]:
     """Of each cache, and of memory: how many bytes to read so that they come from there."""
-    caches: dict[int, int] = {}
-    for index in sorted(_CACHES.glob("index*")):
-        level, kind, size = (_read(index / name) for name in ("level", "type", "size"))
-        if level.isdecimal() and kind != "Instruction" and (units := re.fullmatch(r"(\d+)K", size)):
-            caches[int(level)] = 1024 * int(units[1])
+    caches = {cache.level: 1024 * cache.kib for cache in machine_facts.caches()}
     found = {
         # A cache that cores share, and other guests of the machine: a small part of it.
         f"L{level}": _whole(size // 2 if level < 3 else min(size // 4, 1 << 24))
-        for level, size in sorted(caches.items())
+        for level, size in caches.items()
     }
     far, free = max(2 * max(caches.values(), default=0), _FAR), _free()
     if free is not None and far <= free // 4:
@@ -93,13 +87,11 @@ def _whole(size: int) -> int:
     return max(_UNIT, size // _UNIT * _UNIT)
 
 
-def _read(path: Path) -> str:
-    with suppress(OSError):
-        return path.read_text(encoding="utf-8").strip()
-    return ""
-
-
 def _free() -> int | None:
-    """Bytes of memory that nobody uses."""
-    found = re.search(r"^MemAvailable:\s+(\d+) kB", _read(_MEMINFO), re.MULTILINE)
+    """Bytes of memory that nobody uses; None where Linux does not say."""
+    try:
+        text = _MEMINFO.read_text(encoding="utf-8")
+    except OSError:
+        return None
+    found = re.search(r"^MemAvailable:\s+(\d+) kB", text, re.MULTILINE)
     return 1024 * int(found[1]) if found else None

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from qcompile.bench import limits, roofs
+from qcompile.bench import limits, machine_facts, roofs
 from qcompile.bench.limits import InstructionSet, Limit, Loop, Reading
+from qcompile.bench.machine_facts import Cache
 
 K = 4608
 
@@ -58,20 +59,15 @@ def test_other_processors_have_no_loops() -> None:
 
 @pytest.mark.usefixtures("loops")
 def test_caches_are_those_that_linux_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = [("1", "Data", "48K"), ("1", "Instruction", "32K"), ("2", "Unified", "2048K")]
-    for i, values in enumerate(told):
-        folder = tmp_path / f"index{i}"
-        folder.mkdir()
-        for name, value in zip(("level", "type", "size"), values, strict=True):
-            (folder / name).write_text(f"{value}\n")
-    monkeypatch.setattr(roofs, "_CACHES", tmp_path)
+    told = (Cache(1, "Data", 48), Cache(2, "Unified", 2048))
+    monkeypatch.setattr(machine_facts, "caches", lambda: told)
     free = tmp_path / "meminfo"
     free.write_text("MemTotal:  9999999 kB\nMemAvailable:  1048576 kB\n")
     monkeypatch.setattr(roofs, "_MEMINFO", free)
     assert roofs._levels() == {"L1": 24 << 10, "L2": 1 << 20, "memory": 1 << 26}
     free.write_text("MemAvailable:  10000 kB\n")
     assert "memory" not in roofs._levels()  # there is not so much of it
-    monkeypatch.setattr(roofs, "_CACHES", tmp_path / "nowhere")
+    monkeypatch.setattr(machine_facts, "caches", tuple)
     _, why = roofs.roofs({"avx2", "fma"})
     assert why == ("Linux tells no sizes of caches: there are no bandwidths",)
 
