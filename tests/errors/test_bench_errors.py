@@ -14,7 +14,7 @@ from torch import nn
 
 import qcompile
 from qcompile import cli
-from qcompile.bench import files, measuring, subject
+from qcompile.bench import files, process, subject
 from qcompile.bench.measuring import Plan, measure
 from qcompile.bench.results import Settings
 from qcompile.runtime import cores
@@ -173,7 +173,7 @@ class _Silent:
 def test_a_process_that_cannot_go_on(
     script: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measuring, "COMMAND", (sys.executable, "-S", "-c", script))
+    monkeypatch.setattr(process, "COMMAND", (sys.executable, "-S", "-c", script))
     with pytest.raises(qcompile.QCompileError) as caught:
         measure(Plan((), (1,), (2,), Settings(1.0, 1, 3)), tmp_path, _Silent())
     assert str(caught.value) == message
