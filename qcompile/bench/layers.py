@@ -78,12 +78,23 @@ def _compiled(
         spent[kernel.layer] = plus(spent.get(kernel.layer, _ZERO), times(parts, taken))
     inside = sum(seconds_of[: len(kernels)])
     what = "the program's kernels and calling them"
-    notes = [_adds_up(what, profile.explained, profile.call.median, profile.rounds)]
-    if phases is None:
-        notes.append("packing and epilogues inside of kernels of products count as products")
+    notes = [
+        _adds_up(what, profile.explained, profile.call.median, profile.rounds),
+        _inside(phases),
+    ]
     found = [replace(row, after=spent.get(row.path)) for row in _rows(program)]
     rest = Parts(other=max(0.0, profile.call.median - inside))
     return *found, Layer(CALL, after=rest, note="; ".join(notes))
+
+
+def _inside(phases: Sequence[Parts] | None) -> str:
+    """How the parts of kernels are known."""
+    if phases is None:
+        return "packing and epilogues inside of kernels of products count as products"
+    return (
+        "the parts of kernels are shares of the cycles that other code of theirs counts, which blurs "
+        "their borders"
+    )
 
 
 def _rows(program: Program) -> list[Layer]:
