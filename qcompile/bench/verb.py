@@ -95,7 +95,7 @@ def _add_measuring(found: argparse.ArgumentParser) -> None:
     add("--batch", default="1,8", metavar="LIST", help="samples a call (default: 1,8)")
     add("--threads", metavar="LIST", help="default: 1, and all cores")
     add("--seconds", type=float, default=1.0, metavar="S", help="an engine and run (default: 1)")
-    add("--processes", type=int, default=3, metavar="N", help="fresh ones a run (default: 3)")
+    add("--processes", type=int, default=5, metavar="N", help="fresh ones a run (default: 5)")
     add("--rounds", type=int, default=200, metavar="N", help="a process at most (default: 200)")
     add("--clock", default="wall", metavar="NAME", help="wall (default), or cpu: of one thread")
     add(
