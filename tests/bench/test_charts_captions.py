@@ -117,3 +117,11 @@ def test_the_processes_caption_names_the_widest() -> None:
     times = (Time(OURS, ((1.0,), (1.2,)), Spread(1.1, 1, 1.2), Spread(1, 1, 1)),)
     said = caption("processes", replace(report(), runs=(replace(run, times=times),)))
     assert "differ most for qcompile at batch 1, 1 thread: by 18 %" in said
+
+
+def test_accuracy_that_is_no_share_stays_as_it_is() -> None:
+    """A model file may give percents, or something else."""
+    found = replace(report(), widths=(Width("8 bits", OURS, (8, 8), 1e-5, 1000, accuracy=97.25),))
+    assert "reaches 97.25 in 10.0 µs" in caption("widths", found)
+    share = replace(found, widths=(replace(found.widths[0], accuracy=0.9725),))
+    assert "reaches 97.25 % in 10.0 µs" in caption("widths", share)

@@ -14,6 +14,7 @@ from qcompile.bench.html.charts.rows import doublings, scale
 from qcompile.bench.html.charts.sheet import Plan, Sheet, Style, elided
 from qcompile.bench.html.colours import SERIES
 from qcompile.bench.results import OURS, Report, Width
+from qcompile.bench.words import accuracy, decibels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,7 +48,16 @@ def _height(width: Width, accurate: bool) -> float | None:
     value = width.accuracy if accurate else width.sqnr_db
     if not words.finite(value):
         return None
-    return 100 * value if accurate else value
+    return 100 * value if accurate and _is_share(value) else value
+
+
+def _is_share(value: float | None) -> bool:
+    """Whether an accuracy is one; model files may measure otherwise."""
+    return value is not None and 0 <= value <= 1
+
+
+def _reading(width: Width, accurate: bool) -> str:
+    return accuracy(width.accuracy) if accurate else decibels(width.sqnr_db)
 
 
 def _seconds(width: Width) -> float | None:
@@ -73,7 +83,9 @@ def _draw(known: Sequence[Width], points: Sequence[Width], accurate: bool, style
         axes = sheet.axes(place, 3.2 + block * (number // across), width, height)
         _panel(sheet, axes, known, points, value, accurate)
         if number % across == 0:
-            what = "accuracy, %" if accurate else "signal over noise at the output, dB"
+            shares = all(_is_share(w.accuracy) for w in points)
+            unit = "%" if shares else "as the model file measures it"
+            what = f"accuracy, {unit}" if accurate else "signal over noise at the output, dB"
             sheet.text(0.6, 2.3 + block * (number // across), what, fontsize=sheet.points(0.9))
         else:
             axes.set_yticklabels([])
@@ -155,7 +167,7 @@ def _mark(
 ) -> None:
     filled = width.trained or width.engine != OURS
     facts = [
-        f"accuracy {place[1]:.2f} %" if accurate else f"{place[1]:.1f} dB",
+        f"{'accuracy ' if accurate else ''}{_reading(width, accurate)}",
         words.seconds(width.seconds) if _seconds(width) else "",
         words.size(width.size) if width.size else "",
         "" if width.engine != OURS else "trained" if width.trained else "not trained",
@@ -223,8 +235,7 @@ def _caption(report: Report, points: Sequence[Width], accurate: bool) -> str:
 
 
 def _told(width: Width, accurate: bool) -> str:
-    height = _height(width, accurate) or 0.0
-    reached = f"reaches {height:.2f} %" if accurate else f"reaches {height:.1f} dB"
+    reached = f"reaches {_reading(width, accurate)}"
     facts = [words.seconds(width.seconds)] if _seconds(width) else []
     facts += [words.size(width.size)] if width.size else []
     return f"{reached} in {' and '.join(facts)}" if facts else reached
