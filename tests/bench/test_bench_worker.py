@@ -124,6 +124,28 @@ def test_an_engine_that_cannot(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert list(run.samples) == [OURS, AGAIN]
 
 
+def run_alone(asked: Task, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process's `main`, told its task and nothing more; what it would change of this one stays."""
+    orders = folder / "orders"
+    orders.write_bytes(msgspec.json.encode(asked) + b"\n")
+    monkeypatch.setattr(machine_facts, "pin", lambda threads: None)
+    monkeypatch.setattr(os, "environ", {})
+    monkeypatch.setattr(os, "dup2", lambda old, new: None)
+    duplicate = os.dup
+    with orders.open("rb") as told_by:
+        monkeypatch.setattr(os, "dup", lambda fd: duplicate(fd or told_by.fileno()))
+        worker.main(folder)
+
+
+def test_it_ends_where_nobody_tells_it_to_go_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    with pytest.raises(SystemExit, match="nobody is there"):
+        run_alone(task(folder, model=False), folder, monkeypatch)
+    [line] = capfdbinary.readouterr().out.splitlines()
+    assert b"load the network" in line
+
+
 def test_what_the_user_gave_and_does_not_work_is_told(
     folder: Path,
     tmp_path: Path,
@@ -133,15 +155,7 @@ def test_what_the_user_gave_and_does_not_work_is_told(
     broken = msgspec.structs.replace(task(folder), model=str(tmp_path / "absent.py"))
     for name in (INPUTS, PROGRAM):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
-    orders = tmp_path / "orders"
-    orders.write_bytes(msgspec.json.encode(broken) + b"\n")
-    monkeypatch.setattr(machine_facts, "pin", lambda threads: None)
-    monkeypatch.setattr(os, "environ", {})
-    monkeypatch.setattr(os, "dup2", lambda old, new: None)
-    duplicate = os.dup
-    with orders.open("rb") as told_by:
-        monkeypatch.setattr(os, "dup", lambda fd: duplicate(fd or told_by.fileno()))
-        worker.main(tmp_path)
+    run_alone(broken, tmp_path, monkeypatch)
     last = msgspec.json.decode(capfdbinary.readouterr().out.splitlines()[-1], type=Message)
     assert isinstance(last, Refused)
     assert "there is no file" in last.what
