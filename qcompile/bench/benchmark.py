@@ -135,7 +135,8 @@ def _busy(load: float, machine: Machine) -> list[str]:
     if load > BUSY:
         notes.append(
             f"The machine was busy before anything was measured: load {load:.2f} on "
-            f"{machine.processors} processors. Measure again when nothing else runs."
+            f"{machine.processors} processors. Measure again when nothing else runs: with several threads, "
+            "engines whose threads wait for one another in loops (OpenMP) may take a hundred times as long."
         )
     quota = machine_facts.quota()
     if quota is not None and quota < machine.processors:

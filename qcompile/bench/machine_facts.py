@@ -39,7 +39,7 @@ def facts(arch: str = "") -> Machine:
     Args:
         arch: LLVM's name of the processor.
     """
-    flags = set(cpu_info("flags", "Features").split())
+    flags = set(_cpu_info("flags", "Features").split())
     return Machine(
         processor=_processor(),
         arch=arch,
@@ -73,7 +73,7 @@ def quota() -> float | None:
     return int(limit) / int(period) if limit.isdecimal() and period.isdecimal() else None
 
 
-def cpu_info(*keys: str) -> str:
+def _cpu_info(*keys: str) -> str:
     """What Linux says of the first processor under one of those keys; empty if nothing."""
     for line in _text(_CPUINFO).splitlines():
         key, _, value = line.partition(":")
@@ -83,10 +83,10 @@ def cpu_info(*keys: str) -> str:
 
 
 def _processor() -> str:
-    name = cpu_info("model name", "Model", "Hardware")
+    name = _cpu_info("model name", "Model", "Hardware")
     if name:
         return name
-    maker, part = cpu_info("CPU implementer"), cpu_info("CPU part")  # all that ARM tells
+    maker, part = _cpu_info("CPU implementer"), _cpu_info("CPU part")  # all that ARM tells
     numbers = f" ({maker} {part})" if maker and part else ""
     return f"{platform.machine()}{numbers}"
 
