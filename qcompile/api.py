@@ -26,6 +26,7 @@ from qcompile.calibration import (
     take_ranges,
 )
 from qcompile.errors import QCompileError
+from qcompile.ir.batches import fixing
 from qcompile.ir.exported import graph_of
 from qcompile.ir.graph import TensorSpec, stage_of, trace, verify
 from qcompile.ir.plan import LayerPlan
@@ -422,7 +423,11 @@ def _check_traced(
             # Copies, which the model may write to; two rows, without which BatchNorm cannot train.
             arguments = [torch.cat([x, x]) for x in inputs]
             # In the mode the model is in: F.dropout(x, training=self.training) was traced in it.
-            results.append(tree_leaves(copy.deepcopy(module)(*arguments, **settings)))
+            try:
+                results.append(tree_leaves(copy.deepcopy(module)(*arguments, **settings)))
+            except (RuntimeError, ValueError, IndexError) as error:
+                copy.deepcopy(module)(*inputs, **settings)  # where this fails too, it says why
+                raise _of_one_size(type(model).__name__, graph, inputs, error) from error
     expected, got = results
     if not _alike(got, expected):
         raise QCompileError(
@@ -430,6 +435,20 @@ def _check_traced(
             hint="an operation that writes in place (y += 1, y[0] = 1) to a value with another name "
             "does not show in a trace: write y = y + 1",
         )
+
+
+def _of_one_size(
+    name: str, graph: GraphModule, inputs: Sequence[Tensor], error: Exception
+) -> QCompileError:
+    """That a model takes batches of one size; `error` is what another one gave."""
+    one, more = len(inputs[0]), 2 * len(inputs[0])
+    arguments = [torch.cat([x, x]) for x in inputs]
+    why = str(error).partition("\n")[0]
+    return QCompileError(
+        f"{name} takes batches of {one} only: with {more} samples, {why}",
+        where=fixing(graph, arguments),
+        hint="keep the batch open: x.flatten(1), or x.reshape(x.shape[0], -1), in place of reshape(1, -1)",
+    )
 
 
 def _alike(got: Sequence[Any], expected: Sequence[Any]) -> bool:

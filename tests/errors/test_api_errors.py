@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -72,6 +73,18 @@ class InPlace(nn.Module):
         z = y
         y += 1
         return z + y
+
+
+class OneSample(nn.Module):
+    """A batch of two becomes one row, which no layer behind it takes."""
+
+    def __init__(self, sizes: tuple[int, ...]) -> None:
+        super().__init__()
+        self.linear, self.sizes = nn.Linear(6, 2), sizes
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.reshape(self.sizes)
+        return self.linear(y)
 
 
 class Overflows(nn.Module):
@@ -167,6 +180,16 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
 def test_refuses(action: Callable[[], Any], message: str) -> None:
     with pytest.raises(QCompileError, match=message):
         action()
+
+
+@pytest.mark.parametrize("sizes", [(1, -1), (1, 6)])
+def test_a_model_of_one_batch_size_names_the_line_that_fixes_it(sizes: tuple[int, ...]) -> None:
+    with pytest.raises(QCompileError, match="OneSample takes batches of 1 only") as caught:
+        qcompile.prepare(OneSample(sizes), X[:1])
+    lines, first = inspect.getsourcelines(OneSample.forward)
+    line = first + next(i for i, text in enumerate(lines) if "reshape" in text)
+    assert f"test_api_errors.py:{line})" in str(caught.value.where)
+    assert "flatten(1)" in str(caught.value.hint)
 
 
 def test_a_model_that_fails_by_itself_names_its_line() -> None:
