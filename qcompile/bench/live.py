@@ -23,6 +23,7 @@ _STYLES = {
     words.FASTER: "green",
     words.SLOWER: "bold red",
     words.ALIKE: "yellow",
+    words.NOISY: "yellow",
     "": "dim",
 }
 REFRESHED = 4  # times a second

@@ -14,6 +14,7 @@ _VERDICTS = {
     words.FASTER: "faster",
     words.SLOWER: "SLOWER",
     words.ALIKE: "no certain difference",
+    words.NOISY: "too noisy to tell",
 }
 HEAD = ("", "ms", "quartiles", "qcompile is", "note")
 RIGHT = (1, 2)  # of those cells
@@ -44,7 +45,8 @@ def _row(engine: Engine, time: Time, run: Run) -> Row:
     if time.seconds is None:
         return Row(kind, (name, "-", "", "", _why(engine, time)))
     own = time.seconds
-    quartiles = f"{milliseconds(own.low)} - {milliseconds(own.high)}"
+    several = own.low < own.high
+    quartiles = f"{milliseconds(own.low)} - {milliseconds(own.high)}" if several else ""
     note = "unsteady" if unsteady(own) else ""
     return Row(kind, (name, milliseconds(own.median), quartiles, _verdict(time, kind), note))
 
@@ -74,12 +76,8 @@ def _verdict(time: Time, kind: str) -> str:
     if kind not in _VERDICTS or time.speedup is None:
         return ""
     ratio = time.speedup
-    interval = (
-        f" ({words.digits(ratio.low)} - {words.digits(ratio.high)})"
-        if ratio.low < ratio.high
-        else ""
-    )
-    return f"{words.digits(ratio.median)}x{interval} {_VERDICTS[kind]}"
+    between = words.interval(ratio, "{} - {}")
+    return f"{words.digits(ratio.median)}x{f' ({between})' if between else ''} {_VERDICTS[kind]}"
 
 
 def unsteady(seconds: Spread) -> bool:
@@ -98,7 +96,9 @@ def noise_line(run: Run) -> str:
     """What the program beside itself shows, in a sentence."""
     noise = run.noise
     if noise is None:
-        return "Noise: one sample tells nothing of it; neither do these ratios."
+        return words.SINGLE if words.single(run) else words.ALONE
+    if words.is_loud(run):
+        return words.sentence(words.loud(run))
     ratio = noise.ratio
     return (
         f"Noise: the program beside itself is {ratio.median:.3f}x as fast "

@@ -2,7 +2,8 @@
 
 Calls of one process resemble each other, and processes differ: where memory lies is drawn anew in each. What
 tells how sure a number is is therefore how processes differ, not how many calls there were: one number a
-process, the median of its logarithms, and Student's t over those. Where there is one process, it is cut into
+process, the median of its logarithms, and Student's t over those, with a moderated variance (`moderated`), as two
+processes may agree or differ by chance. Where there is one process, it is cut into
 stretches of rounds, which stand in for processes ("batch means": Law and Carson, "A sequential procedure for
 determining the length of a steady-state simulation", Operations Research 1979): that knows nothing of how
 another process would differ.
@@ -30,6 +31,7 @@ QUICK = 25  # percentile
 TRIMMED = 0.2  # share of the processes, on either side
 # What processes differ by, as measured on a shared machine, and how much that weighs.
 PRIOR_SPREAD, PRIOR_FREEDOM = 0.02, 4
+WIDEST = 1000.0  # times either way: intervals and noise end there, as what lies beyond is not known
 
 
 def spread(samples: Samples) -> Spread:
@@ -45,7 +47,7 @@ def spread(samples: Samples) -> Spread:
 def ratio_spread(ours: Samples, theirs: Samples) -> Spread:
     """How many times as fast as theirs ours is: the median of the rounds' ratios, and its 95 % interval.
 
-    Of a single round there is no interval: its ends are the ratio then.
+    Of a single round there is no interval: its ends are the ratio then. No end is farther than WIDEST.
 
     Args:
         ours, theirs: of the same processes and rounds.
@@ -59,7 +61,7 @@ def ratio_spread(ours: Samples, theirs: Samples) -> Spread:
     ]
     median = float(np.median(_joined(logs)))
     found = levels(logs)
-    half = half_width(found)
+    half = half_width(found, of_processes=len(logs) > 1)
     # The mean of processes is not the median of all rounds, which the interval has to hold.
     low, high = min(found.mean() - half, median), max(found.mean() + half, median)
     return Spread(math.exp(median), math.exp(low), math.exp(high))
@@ -76,7 +78,8 @@ def noise(ours: Samples, again: Samples) -> Noise | None:
         return None
     own = levels([np.log(np.asarray(process, float)) for process in ours])
     between = math.expm1(float(own.std(ddof=1))) if len(own) > 1 else 0.0
-    return Noise(ratio, max(abs(ratio.low - 1), abs(ratio.high - 1), between))
+    share = max(abs(ratio.low - 1), abs(ratio.high - 1), between)
+    return Noise(ratio, min(share, WIDEST - 1))
 
 
 def levels(logs: Sequence[npt.ArrayLike]) -> Array:
@@ -96,12 +99,36 @@ def levels(logs: Sequence[npt.ArrayLike]) -> Array:
     return np.array([np.median(process) for process in taken])
 
 
-def half_width(values: Array, confidence: float = CONFIDENCE) -> float:
-    """Of the interval of the mean, by Student's t; 0 of a single value, which has none."""
-    if len(values) < 2:
+def half_width(values: Array, *, of_processes: bool) -> float:
+    """Of the 95 % interval of the mean of logarithms, by Student's t; 0 of a single value, which has none.
+
+    Args:
+        of_processes: rather than of stretches of one, of which nothing is known beforehand.
+    """
+    freedom = float(len(values) - 1)
+    if not freedom:
         return 0.0
-    error = values.std(ddof=1) / math.sqrt(len(values))
-    return float(error * special.stdtrit(len(values) - 1, (1 + confidence) / 2))
+    squares = float(np.square(values - values.mean()).sum())
+    variance, freedom = (
+        moderated(squares, freedom) if of_processes else (squares / freedom, freedom)
+    )
+    error = math.sqrt(variance / len(values))
+    return min(error * float(special.stdtrit(freedom, (1 + CONFIDENCE) / 2)), math.log(WIDEST))
+
+
+def moderated(squares: float, freedom: float) -> tuple[float, float]:
+    """Variance of processes, and its degrees of freedom, from what is known of processes too.
+
+    A few that happen to lie close together promise too much: the variance is what it would be had
+    `PRIOR_FREEDOM` degrees of freedom more shown `PRIOR_SPREAD` (Smyth, "Linear models and empirical Bayes
+    methods", 2004). Processes that differ by more contradict that, and it weighs the less.
+
+    Args:
+        squares: sum of squared deviations, with so much `freedom`.
+    """
+    expected = freedom * PRIOR_SPREAD**2
+    prior = PRIOR_FREEDOM * (expected / squares if squares > expected else 1.0)
+    return (prior * PRIOR_SPREAD**2 + squares) / (prior + freedom), prior + freedom
 
 
 # --- two reports ---------------------------------------------------------------------------------
@@ -175,21 +202,15 @@ def difference(a: Array, b: Array) -> Difference:
 
     The extreme fifth of the processes is left out on either side, as in one process in a few memory lies
     badly, or another guest is on the same core (Yuen, "The two-sample trimmed t for unequal population
-    variances", Biometrika 1974; here the variances are pooled). A few processes that happen to lie close
-    together promise too much: the variance is what it would be had `PRIOR_FREEDOM` degrees of freedom
-    more shown `PRIOR_SPREAD` (Smyth, "Linear models and empirical Bayes methods", 2004). Processes that
-    differ by more contradict that, and it weighs the less.
+    variances", Biometrika 1974; here the variances are pooled, and `moderated`).
 
     Args:
         a, b: of two processes or more, from `quick`.
     """
     (mean_a, squares_a, count_a), (mean_b, squares_b, count_b) = _trimmed(a), _trimmed(b)
-    own = count_a + count_b - 2
-    squares, expected = squares_a + squares_b, own * PRIOR_SPREAD**2
-    prior = PRIOR_FREEDOM * (expected / squares if squares > expected else 1.0)
-    variance = (prior * PRIOR_SPREAD**2 + squares) / (prior + own)
+    variance, freedom = moderated(squares_a + squares_b, count_a + count_b - 2)
     error = math.sqrt(variance * (1 / count_a + 1 / count_b))
-    return Difference(mean_b - mean_a, error, prior + own)
+    return Difference(mean_b - mean_a, error, freedom)
 
 
 def _trimmed(values: Array) -> tuple[float, float, int]:

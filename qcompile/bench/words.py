@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import statistics
+
 from qcompile.bench.results import AGAIN, NOT_TRAINED, OURS, Engine, Report, Run, Spread, Time
 from qcompile.program_summary import FLOAT_BITS, readable
 
-FASTER, SLOWER, ALIKE = "faster", "slower", "alike"
+FASTER, SLOWER, ALIKE, NOISY = "faster", "slower", "alike", "noisy"
+WIDE = 10.0  # times either way: an interval that goes farther says nothing
+LOUD = 1.0  # a noise that is more says nothing
+SINGLE = "One sample tells nothing of the noise: these are times, no comparison."
+ALONE = "How large the noise is was not measured: the program was not measured beside itself."
 UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 
 
@@ -76,17 +82,41 @@ def setting(run: Run) -> str:
 
 
 def verdict(speedup: Spread, share: float = 0.0) -> str:
-    """FASTER or SLOWER, or ALIKE where the interval holds 1 or the difference is no larger than the noise."""
+    """FASTER or SLOWER; ALIKE where the interval holds 1 or the difference is no larger than the noise.
+
+    NOISY where the interval or the noise is so wide that being alike would not be seen either.
+    """
+    if wide(speedup):
+        return NOISY
     if speedup.low > 1 and speedup.median > 1 + share:
         return FASTER
     if speedup.high < 1 and 1 / speedup.median > 1 + share:
         return SLOWER
-    return ALIKE
+    return NOISY if share > LOUD else ALIKE
+
+
+def wide(ratio: Spread) -> bool:
+    """Whether its interval says nothing."""
+    return ratio.low * WIDE < ratio.median or ratio.high > WIDE * ratio.median
+
+
+def interval(ratio: Spread, form: str = "{} – {}") -> str:
+    """Of a ratio, in words where it is wide; "" where there is none."""
+    if ratio.low >= ratio.high:
+        return ""
+    if wide(ratio):
+        return f"more than {WIDE:.0f} times either way"
+    return form.format(digits(ratio.low), digits(ratio.high))
+
+
+def single(run: Run) -> bool:
+    """Whether a run is of one sample, with which nothing can be compared."""
+    return run.noise is None and all(sum(map(len, time.samples)) <= 1 for time in run.times)
 
 
 def judged(run: Run, time: Time) -> str:
     """The verdict on the program beside an engine in a run; "" where there is nothing to compare."""
-    if time.speedup is None or time.engine in (OURS, AGAIN):
+    if time.speedup is None or time.engine in (OURS, AGAIN) or single(run):
         return ""
     return verdict(time.speedup, run.noise.share if run.noise else 0.0)
 
@@ -130,6 +160,8 @@ def headline(report: Report) -> str:
 def _speed(report: Report) -> str:
     run = first_run(report)
     others, ours = ranked(run), own_time(run)
+    if run and ours and others and single(run):
+        return f"one sample of {seconds(ours.median)} a call"
     if run and others:
         time, speedup = others[0]
         name = report.engine(time.engine).name
@@ -137,6 +169,7 @@ def _speed(report: Report) -> str:
             FASTER: f"{times(speedup.median)} times as fast as {name}",
             SLOWER: f"slower than {name}, which is {times(1 / speedup.median)} times as fast",
             ALIKE: f"no certain difference from {name}",
+            NOISY: f"too noisy to tell from {name}",
         }[judged(run, time)]
     return f"{seconds(ours.median)} a call" if ours else "not timed"
 
@@ -174,11 +207,15 @@ def _slower(report: Report) -> str:
     pairs = [(run, time) for run in report.runs for time, _ in ranked(run)]
     lost = [(run, time) for run, time in pairs if judged(run, time) == SLOWER]
     even = [(run, time) for run, time in pairs if judged(run, time) == ALIKE]
+    noisy = [(run, time) for run, time in pairs if judged(run, time) == NOISY]
     if not pairs:
         return "No other engine was measured."
+    if all(map(single, report.runs)):
+        return SINGLE
     found = [f"Slower than {listed(_where(report, lost))}." if lost else ""]
     found += [f"No certain difference from {listed(_where(report, even))}." if even else ""]
-    if not lost and not even:
+    found += [f"Too noisy to tell from {listed(_where(report, noisy))}." if noisy else ""]
+    if not lost and not even and not noisy:
         found = [f"Faster than every engine beside it in {_all(len(report.runs))}."]
     return " ".join(filter(None, found))
 
@@ -220,14 +257,45 @@ def _untrained(report: Report) -> str:
 
 def noise(report: Report) -> str:
     """How small a difference may be that still says something."""
-    shares = [run.noise.share for run in report.runs if run.noise]
-    if not shares:
+    shares = [run.noise.share for run in report.runs if run.noise and run.noise.share <= LOUD]
+    found = [f"{sentence(setting(run))}: {loud(run)}" for run in report.runs if is_loud(run)]
+    if shares:
+        low, high = percent(min(shares), 1), percent(max(shares), 1)
+        span = low if low == high else f"{low} to {high}, by setting,"
+        text = f"Differences under {span} are noise, as the program beside itself shows (A/A)."
+        found.insert(0, text)
+    return " ".join(found) or (SINGLE if any(map(single, report.runs)) else ALONE)
+
+
+def is_loud(run: Run | None) -> bool:
+    """Whether the noise of a run is so large that its number says nothing."""
+    return run is not None and run.noise is not None and run.noise.share > LOUD
+
+
+def loud(run: Run) -> str:
+    """How far the processes of such a run are apart."""
+    own = [t for t in run.times if t.engine in (OURS, AGAIN)]
+    medians = [[statistics.median(taken) for taken in t.samples if taken] for t in own]
+    ratio = max((max(found) / min(found) for found in medians if found), default=1.0)
+    number = max(map(len, medians), default=0)
+    if number < 2:
         return (
-            "How large the noise is was not measured: the program was not measured beside itself."
+            f"too noisy to tell: the program beside itself differs by more than {percent(LOUD, 0)}."
         )
-    low, high = percent(min(shares), 1), percent(max(shares), 1)
-    span = low if low == high else f"{low} to {high}, by setting,"
-    return f"Differences under {span} are noise, as the program beside itself shows (A/A)."
+    apart = f"by {percent(ratio - 1, 0)}" if ratio < 2 else f"{times(ratio)} times"
+    return f"too noisy to tell: the {number} processes differ {apart}; take more processes."
+
+
+def noise_share(run: Run | None) -> str:
+    """Differences under which are noise, in a word or two."""
+    if run is None or run.noise is None:
+        return "–"
+    return f"over {percent(LOUD, 0)}" if is_loud(run) else percent(run.noise.share, 1)
+
+
+def sentence(text: str) -> str:
+    """Begun with a capital letter."""
+    return text[:1].upper() + text[1:]
 
 
 def missing(report: Report) -> list[Engine]:

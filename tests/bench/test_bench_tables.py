@@ -10,7 +10,8 @@ import pytest
 import sample_reports
 from rich.console import Console
 
-from qcompile.bench import live, rows
+from qcompile.bench import live, rows, words
+from qcompile.bench.html.page import page
 from qcompile.bench.live import Progress, tables
 from qcompile.bench.markdown import markdown
 from qcompile.bench.messages import At, Measured, Prepared
@@ -65,9 +66,21 @@ def test_the_second_time_of_the_program_is_in_the_noise(report: Report) -> None:
 
 def test_a_single_sample_says_nothing_of_noise() -> None:
     small = sample_reports.small()
-    assert rows.noise_line(small.runs[0]).startswith("Noise: one sample tells nothing")
-    assert "one sample tells nothing" in markdown(small)
-    assert "one sample tells nothing" in printed(small)
+    assert rows.noise_line(small.runs[0]) == words.SINGLE
+    assert words.SINGLE in markdown(small)
+    assert words.SINGLE in printed(small)
+    assert words.SINGLE in page(small)
+
+
+def test_noise_that_says_nothing_has_no_number() -> None:
+    wild = Noise(Spread(1.076, 1e-9, 97109077.0), 97109076.0)
+    run = replace(sample_reports.report().runs[0], noise=wild)
+    wide = [replace(t, speedup=Spread(12.5, 1e-9, 5e9)) for t in run.times]
+    report = replace(sample_reports.report(), runs=(replace(run, times=tuple(wide)),))
+    assert "12.5x (more than 10 times either way) too noisy to tell" in printed(report, 160)
+    for text in (printed(report), markdown(report), page(report).split("qc-numbers")[0]):
+        assert "9710907" not in text
+        assert "too noisy to tell" in text
 
 
 def test_unsteady_times_are_marked() -> None:

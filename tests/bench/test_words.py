@@ -69,6 +69,9 @@ def test_numbers() -> None:
         (Spread(1.3, 0.9, 1.7), 0.02, words.ALIKE),
         (Spread(1.02, 1.01, 1.03), 0.05, words.ALIKE),
         (Spread(0.97, 0.96, 0.98), 0.05, words.ALIKE),
+        (Spread(1.5, 1.2, 1.8), 1.5, words.NOISY),
+        (Spread(3.0, 2.0, 4.0), 1.5, words.FASTER),
+        (Spread(46.0, 4.5, 500.0), 0.02, words.NOISY),
     ],
 )
 def test_a_verdict_takes_the_noise_into_account(spread: Spread, share: float, verdict: str) -> None:
@@ -111,8 +114,41 @@ def test_what_is_not_known_is_said() -> None:
         "No other engine was measured.",
         "How many of its answers are right was not measured.",
     ]
-    assert words.noise(small).startswith("How large the noise is was not measured")
+    assert words.noise(small) == words.SINGLE
+    several = replace(sample_reports.report().runs[0], noise=None)
+    assert words.noise(replace(small, runs=(several,))) == words.ALONE
     assert words.headline(replace(small, runs=())) == "lenet: not timed"
+
+
+def test_one_sample_claims_nothing() -> None:
+    whole = sample_reports.timed(12e-6, 65e-6, 9e-6)
+    once = replace(whole, runs=(replace(whole.runs[0], noise=None),))
+    assert words.headline(once).startswith("1-bit lenet: one sample of 12.0 µs a call, ")
+    text = " ".join(words.sentences(once))
+    assert words.SINGLE in text
+    assert "times as fast" not in text
+    assert "Faster" not in text
+    assert not any(words.judged(once.runs[0], time) for time in once.runs[0].times)
+
+
+def test_what_is_too_noisy_has_no_number() -> None:
+    whole = sample_reports.report()
+    run = whole.runs[0]
+    wild = Noise(Spread(1.076, 1e-9, 97109077.0), 97109076.0)
+    times = tuple(
+        replace(t, samples=((1e-5,), (18e-5,)), speedup=Spread(12.5, 1e-9, 5e9)) for t in run.times
+    )
+    found = replace(whole, runs=(replace(run, noise=wild, times=times),))
+    said = "too noisy to tell: the 2 processes differ 18 times; take more processes."
+    assert words.noise(found) == f"Batch 1, 1 thread: {said}"
+    assert words.noise_share(found.runs[0]) == "over 100 %"
+    assert words.headline(found).startswith("1-bit lenet: too noisy to tell from ")
+    assert "Too noisy to tell from " in " ".join(words.sentences(found))
+    assert words.interval(times[2].speedup or wild.ratio) == "more than 10 times either way"
+    near = tuple(replace(t, samples=((1e-5,), (1.31e-5,))) for t in run.times)
+    assert "2 processes differ by 31 %;" in words.loud(replace(run, noise=wild, times=near))
+    alone = tuple(replace(t, samples=((1e-5, 2e-5),)) for t in run.times)
+    assert words.loud(replace(run, noise=wild, times=alone)).endswith("by more than 100 %.")
 
 
 def about(report: Report, **changes: object) -> Report:

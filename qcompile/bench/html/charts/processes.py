@@ -13,6 +13,7 @@ from qcompile.bench.html.charts.speed import condition, engine_name, noise_share
 from qcompile.bench.results import OURS, Report, Run, Time
 
 NAME, TITLE = "processes", "Differences between processes"
+_WIDER = 3.0  # times the greatest difference: as far as the scale goes to show the band
 
 
 def plan(report: Report) -> Plan | str:
@@ -46,8 +47,10 @@ def _draw(report: Report, runs: Sequence[Run], style: Style) -> Sheet:
     height = Rows(names, 0, 0, 1, column).height + HEAD + FOOT
     sheet = Sheet(style, height * math.ceil(len(runs) / across))
     shown = [abs(v) for run in runs for t in run.times for v in _medians(t)]
-    shown += [noise_share(run) or 0.0 for run in runs]
-    end = 100 * max(*shown, 0.005) * 1.1
+    data = max(*shown, 0.005)
+    # The band may widen the scale, but not so that the dots fall together.
+    band = min(max(noise_share(run) or 0.0 for run in runs), _WIDER * data)
+    end = 100 * max(data, band) * 1.1
     for number, run in enumerate(runs):
         left = column + (number % across) * (width + 2.5)
         titles = names if number % across == 0 else [""] * len(names)
@@ -61,7 +64,7 @@ def _panel(sheet: Sheet, rows: Rows, run: Run, keys: Sequence[str], end: float) 
     rows.scale(sheet, axes, -end, end, "% from the median of all")
     share = noise_share(run)
     if share:
-        ends = -100 * share, 100 * share
+        ends = max(-100 * share, -end), min(100 * share, end)
         band = axes.axvspan(*ends, color=sheet.colour("series-1"), alpha=0.13, linewidth=0)
         sheet.hover(band, f"noise ±{words.share(share)}")
     axes.axvline(0, color=sheet.colour("muted"), linewidth=0.7)

@@ -10,7 +10,7 @@ from qcompile.bench.html.charts import words
 from qcompile.bench.html.charts.rows import FOOT, HEAD, Rows, name_column, reach
 from qcompile.bench.html.charts.sheet import Plan, Sheet, Style, elided
 from qcompile.bench.results import AGAIN, OURS, Report, Run, Time
-from qcompile.bench.words import ALIKE, SLOWER, verdict
+from qcompile.bench.words import ALIKE, LOUD, NOISY, SLOWER, is_loud, judged, single
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,9 +59,9 @@ def engine_name(report: Report, key: str) -> str:
 
 
 def noise_share(run: Run) -> float | None:
-    """What differences have to exceed, where it is known."""
+    """What differences have to exceed, where it is known and no more than everything."""
     found = run.noise.share if run.noise is not None else None
-    return found if words.finite(found) and found >= 0 else None
+    return found if words.finite(found) and 0 <= found <= LOUD else None
 
 
 def condition(run: Run) -> str:
@@ -85,6 +85,7 @@ def _draw(report: Report, runs: Sequence[Run], keys: Sequence[str], style: Style
         rows = Rows(shown, left, HEAD + height * (number // across), width, column)
         share = noise_share(run)
         noise = "" if share is None else f"; noise ±{words.share(share)}"
+        noise = "; too noisy to tell" if is_loud(run) else noise
         axes = rows.axes(sheet, condition(run) + noise, bold=(0,))
         _panel(sheet, axes, rows, report, run, keys)
     return sheet
@@ -169,7 +170,8 @@ def _quartiles(run: Run, key: str) -> tuple[float, float]:
 
 
 def _ratio(run: Run, key: str) -> float | None:
-    time = _time(run, key)
+    """Of which there is none where there is but one sample."""
+    time = None if single(run) else _time(run, key)
     found = time.speedup.median if time is not None and time.speedup is not None else None
     return found if words.finite(found) and found > 0 else None
 
@@ -179,7 +181,7 @@ def _verdict(run: Run, key: str) -> str:
     time = _time(run, key)
     if time is None or time.speedup is None or _ratio(run, key) is None:
         return ""
-    return verdict(time.speedup, noise_share(run) or 0.0)
+    return judged(run, time)
 
 
 def _value(run: Run, key: str, seconds: float) -> tuple[str, str]:
@@ -188,7 +190,7 @@ def _value(run: Run, key: str, seconds: float) -> tuple[str, str]:
     if key == OURS or ratio is None:
         return words.seconds(seconds), "ink"
     found = _verdict(run, key)
-    text = f"{words.seconds(seconds)}, {words.times(ratio)}{' (noise)' if found == ALIKE else ''}"
+    text = f"{words.seconds(seconds)}, {words.times(ratio)}{' (noise)' if found in (ALIKE, NOISY) else ''}"
     return text, "bad" if found == SLOWER else "ink"
 
 
