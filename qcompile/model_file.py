@@ -54,6 +54,7 @@ class ModelFile:
         model: the float network.
         example_inputs: one tensor for each argument of `model.forward`.
         module: where `train`, `calibration_data` and `evaluate` are, if anywhere.
+        made_up: whether the example inputs are random numbers, since only their shape was given.
     """
 
     name: str
@@ -61,6 +62,7 @@ class ModelFile:
     model: nn.Module
     example_inputs: Inputs
     module: ModuleType
+    made_up: bool = False
 
     def has(self, function: str) -> bool:
         """Whether the file defines the function."""
@@ -205,8 +207,9 @@ def read(spec: str, input_shape: Sequence[int] | None = None) -> ModelFile:
         examples = own or _examples(module, path, input_shape)
         network: nn.Module = api.from_exported(model, examples)
     else:
-        examples, network = _examples(module, path, input_shape), model
-    return ModelFile(attribute or path.stem, path, network, examples, module)
+        own, examples, network = None, _examples(module, path, input_shape), model
+    made_up = own is None and (input_shape is not None or not hasattr(module, "example_inputs"))
+    return ModelFile(attribute or path.stem, path, network, examples, module, made_up)
 
 
 def _run(file: Path) -> ModuleType:

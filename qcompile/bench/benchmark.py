@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 from rich.console import Console
 
 from qcompile import model_file, weights
-from qcompile.bench import machine_facts, parts, places, subject
+from qcompile.bench import machine_facts, parts, places, subject, words
 from qcompile.bench.built import Built
 from qcompile.bench.live import Progress
 from qcompile.bench.measuring import Plan, measure
@@ -35,6 +36,12 @@ from qcompile.job import Job
 from qcompile.steps import Steps
 
 BUSY = 0.3  # load, in processors, from which on something else is at work
+WIDE = 4  # bits, from which on a program's outputs are near its network's
+_MOVED = (
+    "The program's network was trained with its quantizers: SQNR beside the float network says how far "
+    "training moved it, not how much noise its bits add. Accuracy is what counts."
+)
+UNRELATED = 3.0  # dB: at less, the difference has half of the signal's power and more
 _NO_MODEL = "a program alone has no float network"
 _GIVE_MODEL = "--model MODEL is the network that it was made of"
 
@@ -94,8 +101,14 @@ def benchmark(asked: Asked, err: Console) -> Report:
     accuracy, strangers = _accuracy(asked, built, steps), _strangers(asked, built)
     with tempfile.TemporaryDirectory(prefix="qcompile-bench-") as name:
         folder = Path(name)
-        known, engines, runs = _timed(asked, built, folder, steps)
-    found = parts.look(built, asked.parts, steps, CLOCKS[asked.settings.clock])
+        samples = max(asked.batches)
+        handed = subject.hand_over(built, folder, samples, asked.settings.seed)
+        steps.note(f"Inputs are {handed.told}.")
+        engines, runs = _timed(asked, built, folder, steps)
+        known = subject.describe(built, folder, asked.target)
+    inputs = tuple(torch.from_numpy(x) for x in handed.inputs)
+    found = parts.look(built, asked.parts, inputs, steps, CLOCKS[asked.settings.clock])
+    steps.notes += _of_sqnr(asked, built, known, engines)
     report = Report(
         subject=replace(known, accuracy=accuracy),
         machine=replace(machine, load=(load, machine_facts.load())),
@@ -151,7 +164,8 @@ def _accuracy(asked: Asked, built: Built, steps: Noted) -> Accuracy:
     """What `evaluate` says, where the weights are worth it."""
     file = built.file
     if file is None or not file.has("evaluate"):
-        steps.notes.append("Accuracy is not known: there is no model file with evaluate().")
+        why = "a program alone has none" if file is None else f"{file.path.name} has none"
+        steps.notes.append(f"Accuracy is not known: it needs a model file's evaluate(), and {why}.")
         return Accuracy()
     if asked.job is not None and built.made is not None and built.made.trained == NOT_TRAINED:
         steps.notes.append(
@@ -177,9 +191,7 @@ def _strangers(asked: Asked, built: Built) -> bool:
 
 def _timed(
     asked: Asked, built: Built, folder: Path, steps: Noted
-) -> tuple[Subject, tuple[Engine, ...], tuple[Run, ...]]:
-    inputs = subject.hand_over(built, folder, max(asked.batches), asked.settings.seed)
-    steps.notes.append(f"Inputs are {inputs}.")
+) -> tuple[tuple[Engine, ...], tuple[Run, ...]]:
     model = asked.model if asked.job is None else asked.job.model
     plan = Plan(
         engines=asked.engines if model is not None else (),
@@ -197,7 +209,27 @@ def _timed(
     if model is None:
         absent = [Engine(key, key, reason=_NO_MODEL, hint=_GIVE_MODEL) for key in asked.engines]
         engines = (*engines, *absent)
-    return subject.describe(built, folder, asked.target), engines, runs
+    return engines, runs
+
+
+def _of_sqnr(asked: Asked, built: Built, known: Subject, engines: Sequence[Engine]) -> list[str]:
+    """What to know before the program's SQNR is read."""
+    made = built.made
+    if made is not None and made.recipe.mode == "qat":
+        return [_MOVED]
+    found = next((engine.sqnr_db for engine in engines if engine.key == OURS), None)
+    bits = known.bits
+    if found is None or bits is None or min(bits) < WIDE or found >= UNRELATED:
+        return []
+    if made is not None:
+        why = "look at the ranges of its layers, and at its calibration data"
+    elif asked.weights is None:
+        why = "was --weights, which loads the weights that it was made of, forgotten?"
+    else:
+        why = f"was it made of other weights than {asked.weights.name}, or trained further?"
+    return [
+        f"At {words.decibels(found)} the program's outputs have nothing to do with the float network's: {why}"
+    ]
 
 
 def _complete(engine: Engine, built: Built, accuracy: Accuracy, strangers: bool) -> Engine:
@@ -224,15 +256,16 @@ def _complete(engine: Engine, built: Built, accuracy: Accuracy, strangers: bool)
 
 
 def _precision(built: Built) -> str:
-    """Bits of weights and activations of the layers, the most common first."""
-    layers = built.program.info.layers
-    kinds = [(layer.weight_bits, layer.activation_bits) for layer in layers]
-    if built.made is not None and built.made.recipe.body_bits() in kinds:
+    """Bits of weights and activations: those that were asked for, or that most weights have."""
+    bits = subject.bits_of(built.program.info)
+    if built.made is not None and built.made.recipe.body_bits() in _kinds(built):
         bits = built.made.recipe.body_bits()
-    elif kinds:
-        bits = max(kinds, key=kinds.count)
-    else:
+    if bits is None:
         return "float32"
     weight, activation = (f"{b}-bit" if b < 32 else "float" for b in bits)
     same = f"{weight} weights and activations"
     return same if weight == activation else f"{weight} weights, {activation} activations"
+
+
+def _kinds(built: Built) -> set[tuple[int, int]]:
+    return {(layer.weight_bits, layer.activation_bits) for layer in built.program.info.layers}

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from qcompile.bench.built import Built
 from qcompile.bench.graphs import graphs
 from qcompile.bench.layers import layers
@@ -59,8 +61,19 @@ class Wanted:
     seed: int = 0
 
 
-def look(built: Built, wanted: Wanted, steps: Steps, clock: Callable[[], float]) -> Found:
-    """Look into a program; each part takes seconds, and other widths are timed by the clock."""
+def look(
+    built: Built,
+    wanted: Wanted,
+    inputs: tuple[Tensor, ...],
+    steps: Steps,
+    clock: Callable[[], float],
+) -> Found:
+    """Look into a program; each part takes seconds.
+
+    Args:
+        inputs: that the engines had, in the largest batch: other widths are compared on them.
+        clock: that other widths are timed by.
+    """
     found = Found(absent={name: _LEFT_OUT for name in PARTS if name not in wanted.names})
     if "layers" in wanted.names:
         with found.part("layers", steps), steps("time the layers"):
@@ -71,7 +84,7 @@ def look(built: Built, wanted: Wanted, steps: Steps, clock: Callable[[], float])
             if why:
                 found.absent["roofs"] = "; ".join(why)
     if "widths" in wanted.names:
-        _widths(found, built, wanted, steps, clock)
+        _widths(found, built, wanted, inputs, steps, clock)
     if "graphs" in wanted.names:
         with found.part("graphs", steps), steps("draw up the graphs"):
             found.graphs = graphs(built, found.layers)
@@ -79,7 +92,12 @@ def look(built: Built, wanted: Wanted, steps: Steps, clock: Callable[[], float])
 
 
 def _widths(
-    found: Found, built: Built, wanted: Wanted, steps: Steps, clock: Callable[[], float]
+    found: Found,
+    built: Built,
+    wanted: Wanted,
+    inputs: tuple[Tensor, ...],
+    steps: Steps,
+    clock: Callable[[], float],
 ) -> None:
     if built.made is None:
         found.absent["widths"] = _NO_MODEL
@@ -90,6 +108,7 @@ def _widths(
             found.widths = widths(
                 built,
                 wanted.widths,
+                inputs=inputs,
                 steps=steps,
                 train=wanted.train,
                 epochs=wanted.epochs,

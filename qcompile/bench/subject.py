@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +24,15 @@ from qcompile.codegen.machine import host_family, machine_of
 from qcompile.dump import Dump
 from qcompile.errors import QCompileError
 from qcompile.files import read
+from qcompile.ir.plan import FLOAT_BITS
 from qcompile.ir.target import Target
 from qcompile.job import Job
 from qcompile.machine import named, runnable
 from qcompile.model_file import ModelFile
 from qcompile.program import Program
 from qcompile.program_file import unpack
-from qcompile.program_info import CUDA
+from qcompile.program_info import CUDA, ProgramInfo
+from qcompile.quant.recipe import Recipe
 from qcompile.recording import Recording
 from qcompile.rivals.pytorch import weight_bytes
 from qcompile.steps import Steps
@@ -218,23 +221,58 @@ def describe(built: Built, folder: Path, target: str) -> Subject:
         count = sum(p.numel() for p in file.model.parameters())
         known = replace(known, parameters=count, size_before=weight_bytes(file.model))
     if built.made is None:
-        return known
+        return replace(known, bits=bits_of(info), mode=_mode_of(info))
     recipe = built.made.recipe
-    bits = recipe.body_bits()
     return replace(
-        known, bits=bits, mode=recipe.mode, method=recipe.method, training=built.made.trained
+        known,
+        bits=recipe.body_bits(),
+        mode=recipe.mode,
+        method=_method(recipe),
+        training=built.made.trained,
     )
+
+
+def bits_of(info: ProgramInfo) -> tuple[int, int] | None:
+    """Bits of weights and activations that most weights of a program have; None without layers."""
+    counts: Counter[tuple[int, int]] = Counter()
+    for layer in info.layers:
+        counts[layer.weight_bits, layer.activation_bits] += layer.weights
+    return max(counts, key=counts.__getitem__, default=None)
+
+
+def _mode_of(info: ProgramInfo) -> str:
+    """As far as a program tells: whether it was trained it does not say."""
+    if any(layer.dynamic for layer in info.layers):
+        return "dynamic"
+    bits = bits_of(info)
+    return "weight-only" if bits and bits[0] < FLOAT_BITS <= bits[1] else ""
+
+
+def _method(recipe: Recipe) -> str:
+    """Whose quantizers most layers have: methods that are of 1 bit, or of training, are "affine" beyond that."""
+    learns = recipe.method in ("lsq", "pact") and recipe.mode == "qat"
+    own = recipe.method in ("affine", "dorefa") or learns or 1 in recipe.body_bits()
+    return recipe.method if own else "affine"
 
 
 # --- what the measuring processes get ------------------------------------------------------------
 
 
-def hand_over(built: Built, folder: Path, samples: int, seed: int) -> str:
-    """Write the program, the float weights, inputs and calibration data to a folder.
+@dataclass(frozen=True)
+class Handed:
+    """What the measuring processes got.
 
-    Returns:
-        Where the inputs come from, in words.
+    Attributes:
+        inputs: one array for each input, as many samples as the largest batch has.
+        told: where they come from, in words.
     """
+
+    inputs: tuple[npt.NDArray[np.float32], ...]
+    told: str
+
+
+def hand_over(built: Built, folder: Path, samples: int, seed: int) -> Handed:
+    """Write the program, the float weights, inputs and calibration data to a folder."""
     built.program.save(folder / PROGRAM)
     file = built.file
     batches: Sequence[tuple[Tensor, ...]] = ()
@@ -243,10 +281,22 @@ def hand_over(built: Built, folder: Path, samples: int, seed: int) -> str:
         batches = _some(calibration_of(file)) if built.made is None else built.made.calibration
         names = {f"{i}.{j}": x for i, batch in enumerate(batches) for j, x in enumerate(batch)}
         save_file({k: x.contiguous().numpy() for k, x in names.items()}, folder / CALIBRATION)
-    real = file is not None and file.has("calibration_data")
-    arrays = _first(batches, samples) if real else _random(built.program, samples, seed)
-    save_file({str(i): x for i, x in enumerate(arrays)}, folder / INPUTS)
-    return "the first of calibration_data()" if real else f"random numbers, seed {seed}"
+    found = _inputs(built, batches, samples, seed)
+    save_file({str(i): x for i, x in enumerate(found.inputs)}, folder / INPUTS)
+    return found
+
+
+def _inputs(built: Built, batches: Sequence[tuple[Tensor, ...]], samples: int, seed: int) -> Handed:
+    """The user's own, where there are any: those that a network is calibrated on."""
+    file = built.file
+    if file is None or (file.made_up and not file.has("calibration_data")):
+        return Handed(_random(built.program, samples, seed), f"random numbers, seed {seed}")
+    own = file.has("calibration_data")
+    told = "the first of calibration_data()" if own else "the example inputs"
+    known = sum(len(batch[0]) for batch in batches)
+    if known < samples:
+        told += f", {words.plural(known, 'sample')}, again and again"
+    return Handed(_first(batches, samples), told)
 
 
 def _some(batches: Iterable[tuple[Tensor, ...]]) -> list[tuple[Tensor, ...]]:
@@ -261,16 +311,18 @@ def _some(batches: Iterable[tuple[Tensor, ...]]) -> list[tuple[Tensor, ...]]:
     return found
 
 
-def _first(batches: Sequence[tuple[Tensor, ...]], samples: int) -> list[npt.NDArray[np.float32]]:
+def _first(
+    batches: Sequence[tuple[Tensor, ...]], samples: int
+) -> tuple[npt.NDArray[np.float32], ...]:
     """So many samples; where there are fewer, they come again."""
     whole = [torch.cat(column) for column in zip(*batches, strict=True)]
     rows = torch.arange(samples) % len(whole[0])
-    return [x[rows].contiguous().numpy() for x in whole]
+    return tuple(x[rows].contiguous().numpy() for x in whole)
 
 
-def _random(program: Program, samples: int, seed: int) -> list[npt.NDArray[np.float32]]:
+def _random(program: Program, samples: int, seed: int) -> tuple[npt.NDArray[np.float32], ...]:
     generator = np.random.default_rng(seed)
-    return [
+    return tuple(
         generator.standard_normal((samples, *value.shape)).astype(value.dtype)
         for value in program.info.inputs
-    ]
+    )

@@ -9,6 +9,8 @@ from functools import partial
 from statistics import median
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
@@ -17,25 +19,22 @@ from qcompile import api
 from qcompile.bench.before import one_thread
 from qcompile.bench.built import Built, Made
 from qcompile.bench.layers import sample_of
-from qcompile.bench.ranges import decibels
 from qcompile.bench.results import AS_GIVEN, NOT_TRAINED, OURS, Width
+from qcompile.bench.worker import sqnr
 from qcompile.calibration import calibrate, knows_ranges, needs_calibration
 from qcompile.errors import QCompileError
 from qcompile.ir.plan import FLOAT_BITS
 from qcompile.quant.recipe import Recipe
 from qcompile.recording import Recording
-from qcompile.rivals.entrant import Unavailable, unavailable_if
+from qcompile.rivals.entrant import Unavailable, first_tensor, unavailable_if
 from qcompile.rivals.pytorch import FBGEMM, in_best_layout, laid_out, static_int8, weight_bytes
 from qcompile.rivals.quiet import quiet
 from qcompile.rivals.turns import take_turns
-from qcompile.sensitivity_noise import Noise
 from qcompile.steps import Steps
 from qcompile.trial import evaluate
 
 BITS = (1, 2, 4, 8)
 SECONDS = 1.0
-COMPARED = 64  # samples on which outputs are compared
-_AT_ONCE = 8  # samples
 
 
 @dataclass(frozen=True)
@@ -59,6 +58,7 @@ def widths(
     built: Built,
     bits: Sequence[int] = BITS,
     *,
+    inputs: tuple[Tensor, ...],
     steps: Steps,
     train: bool = True,
     epochs: int | None = None,
@@ -74,6 +74,7 @@ def widths(
     Args:
         built: with its model; of a program alone there is nothing to compile.
         bits: of weights and activations, each from 1 to 8, or 32 for float.
+        inputs: on which outputs are compared, those of the largest batch: as the engines' are.
         train: whether each width is trained by the model file, if the program was. Else it is calibrated,
             and its accuracy is only looked at where that is enough.
         epochs: of training; None leaves that to the model file.
@@ -95,8 +96,8 @@ def widths(
     points += [_float(made, sample), _int8(made, sample, steps)]
     with steps("time the widths"):
         timed = _timed(points, seconds, clock)
-    outputs = _outputs(made)
-    return tuple(_judged(point, made, outputs, steps) for point in timed)
+    expected = _output(made.file.model.eval(), inputs)
+    return tuple(_judged(point, made, inputs, expected, steps) for point in timed)
 
 
 def _wanted(own: Recipe, bits: Sequence[int]) -> list[tuple[int, int]]:
@@ -221,35 +222,29 @@ def _timed(points: Sequence[_Point], seconds: float, clock: Callable[[], float])
     ]
 
 
-Outputs = list[tuple[tuple[Tensor, ...], Any]]
-
-
-def _outputs(made: Made) -> Outputs:
-    """What the float network gives for the first samples of the calibration data, a few at a time."""
-    found: Outputs = []
-    network = made.file.model.eval()
-    left = COMPARED
+def _output(
+    network: Callable[..., Any], inputs: tuple[Tensor, ...]
+) -> npt.NDArray[np.float32] | None:
+    """The first one."""
     with torch.no_grad():
-        for batch in made.calibration:
-            parts = zip(*(x[:left].split(_AT_ONCE) for x in batch), strict=True)
-            found += [(part, network(*part)) for part in parts]
-            left -= min(left, len(batch[0]))
-            if not left:
-                break
-    return found
+        found = first_tensor(network(*inputs))
+    return None if found is None else found.numpy()
 
 
-def _judged(point: _Point, made: Made, outputs: Outputs, steps: Steps) -> Width:
+def _judged(
+    point: _Point,
+    made: Made,
+    inputs: tuple[Tensor, ...],
+    expected: npt.NDArray[np.float32] | None,
+    steps: Steps,
+) -> Width:
     """With its accuracy and its noise, as far as they say anything."""
     told, network = point.told, point.network
     if network is None:
         return told
     if told.engine != "fp32":
-        noise = Noise()
-        with torch.no_grad():
-            for inputs, expected in outputs:
-                noise.add(expected, network(*inputs))
-        told = replace(told, sqnr_db=decibels(noise))
+        output = _output(network, inputs)
+        told = replace(told, sqnr_db=None if output is None else sqnr(expected, output))
     if not point.worth:
         return told
     title = f"evaluate {told.name}"

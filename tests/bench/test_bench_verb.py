@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import sample_reports
@@ -16,7 +19,7 @@ from qcompile import cli, model_file
 from qcompile.bench import benchmark, files, machine_facts, measuring, subject, verb
 from qcompile.bench.built import Built
 from qcompile.bench.html import charts
-from qcompile.bench.results import AGAIN, OURS, Machine, Report
+from qcompile.bench.results import AGAIN, OURS, Engine, Machine, Report
 from qcompile.bench.traffic import running
 from qcompile.ir.target import Target
 from qcompile.job import Job
@@ -125,7 +128,7 @@ def test_a_program_alone(program: Path, capsys: pytest.CaptureFixture[str]) -> N
     words = f"{program} {QUICK} --rounds 1 --against fp32,openvino --parts none --json r.json"
     out, _ = bench(words, capsys)
     report = files.load("r.json")
-    assert (report.subject.bits, report.subject.parameters) == (None, None)
+    assert (report.subject.bits, report.subject.parameters) == ((8, 8), None)
     assert [time.engine for time in report.runs[0].times] == [OURS, AGAIN]
     assert report.runs[0].noise is None
     assert "one sample tells nothing" in out
@@ -174,7 +177,7 @@ def test_a_program_beside_its_network(program: Path) -> None:
     assert built.file is not None
     assert built.made is None
     told = subject.hand_over(Built(made, "net.qcp"), Path(), 3, 7)
-    assert told == "random numbers, seed 7"
+    assert told.told == "random numbers, seed 7"
 
 
 def test_how_precise_the_program_is(program: Path) -> None:
@@ -203,6 +206,112 @@ def test_a_part_that_cannot_be_had_is_said_and_the_others_are_kept() -> None:
     with found.part("graphs", noted):
         raise qcompile.QCompileError("it cannot be drawn")
     assert found.absent == {"graphs": "it cannot be drawn"}
+
+
+# --- inputs, and how near the program is ---------------------------------------------------------
+
+
+EXAMPLES = MODEL[: MODEL.index("def calibration_data")].replace("torch.zeros", "torch.ones")
+
+
+def test_without_calibration_data_inputs_are_the_examples(tmp_path: Path) -> None:
+    """Random ones only of a file that has no inputs at all, but their shape."""
+    Path("ready.py").write_text(EXAMPLES)
+    Path("shape.py").write_text(EXAMPLES.replace("example_inputs = torch.ones", "input_shape = "))
+    told = {}
+    for name in ("ready.py", "shape.py"):
+        built = subject.from_model(job(model=name), steps(), train=False)
+        told[name] = subject.hand_over(built, tmp_path, 3, 7)
+    assert told["ready.py"].told == "the example inputs, 1 sample, again and again"
+    assert told["ready.py"].inputs[0].tolist() == [[1.0] * 6] * 3
+    assert told["shape.py"].told == "random numbers, seed 7"
+    assert len({tuple(row) for row in told["shape.py"].inputs[0].tolist()}) == 3
+
+
+def test_engines_and_widths_have_one_sqnr(capsys: pytest.CaptureFixture[str]) -> None:
+    """On the same inputs, of the same output: of the program, and of what both tables have."""
+    Path("pair.py").write_text(PAIR)
+    words = f"pair.py --bits 8 {QUICK} --against fbgemm --parts widths --widths 8 --json r.json"
+    bench(words, capsys)
+    report = files.load("r.json")
+    for width in report.widths:
+        if width.engine != "fp32":
+            engine = report.engine(width.engine)
+            assert width.sqnr_db == pytest.approx(engine.sqnr_db, abs=1e-6), width.name
+    assert sum(width.sqnr_db is not None for width in report.widths) == 2
+
+
+PAIR = """
+import torch
+from torch import nn
+
+
+class Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.three = nn.Linear(6, 32), nn.Linear(32, 3), nn.Linear(32, 4)
+
+    def forward(self, x):
+        y = torch.relu(self.one(x))
+        return self.two(y), self.three(y)
+
+
+torch.manual_seed(0)
+model = Pair()
+example_inputs = torch.randn(4, 6)
+
+
+def calibration_data():
+    return [torch.randn(8, 6, generator=torch.Generator().manual_seed(i)) for i in range(9)]
+"""
+
+
+def test_a_program_of_other_weights_is_found_out(
+    program: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It computes something else than the network that is beside it."""
+    Path("other.py").write_text("import torch\ntorch.manual_seed(77)\n" + EXAMPLES)
+    words = f"{program} --model other.py {QUICK} --against none --parts none --json r.json"
+    bench(words, capsys)
+    report = files.load("r.json")
+    assert (report.engine(OURS).sqnr_db or 99) < benchmark.UNRELATED
+    assert any("nothing to do with" in note and "--weights" in note for note in report.notes)
+
+
+def test_what_sqnr_says_is_told(program: Path) -> None:
+    noted = steps()
+    made = subject.from_model(job(epochs=1), noted, train=True)
+    asked = cast(Any, SimpleNamespace(weights=None))
+    known = subject.describe(made, _saved(made), "")
+    assert "how far training moved it" in benchmark._of_sqnr(asked, made, known, [])[0]
+    beside = Built(subject.from_program(str(program), None), "net.qcp")
+    near, far = Engine(OURS, "", sqnr_db=30.0), Engine(OURS, "", sqnr_db=-4.6)
+    known = subject.describe(beside, _saved(beside), "")
+    assert benchmark._of_sqnr(asked, beside, known, [near]) == []
+    assert "At −4.6 dB" in benchmark._of_sqnr(asked, beside, known, [far])[0]
+    asked.weights = Path("w.safetensors")
+    assert "than w.safetensors" in benchmark._of_sqnr(asked, beside, known, [far])[0]
+    # One bit that nobody trained is that far from float by itself.
+    assert benchmark._of_sqnr(asked, beside, replace(known, bits=(1, 1)), [far]) == []
+
+
+def _saved(built: Built) -> Path:
+    subject.hand_over(built, Path(), 1, 0)
+    return Path()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "method"),
+    [
+        (Recipe(1, method="xnor"), "xnor"),
+        (Recipe(8), "affine"),
+        (Recipe(4, method="lsq"), "lsq"),
+        (Recipe(4, method="lsq", mode="static"), "affine"),
+        (Recipe(2, method="dorefa"), "dorefa"),
+    ],
+)
+def test_the_method_is_that_whose_quantizers_there_are(recipe: Recipe, method: str) -> None:
+    assert subject._method(recipe) == method
 
 
 # --- a report again ------------------------------------------------------------------------------

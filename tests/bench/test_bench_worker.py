@@ -52,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         batches = list(file.calibration_data())
         program = qcompile.compile(file.model, file.example_inputs, bits=8, calibration=batches)
         told = subject.hand_over(Built(program, "net.py", beside=file), found, 4, 0)
-        assert told == "the first of calibration_data()"
+        assert told.told == "the first of calibration_data()"
         yield found
 
 

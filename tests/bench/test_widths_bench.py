@@ -60,7 +60,7 @@ def log() -> io.StringIO:
 
 @pytest.fixture(scope="module")
 def found(net: Built, log: io.StringIO) -> dict[str, Width]:
-    told = widths(net, (1, 4), steps=Steps(Console(file=log)), seconds=0.01)
+    told = widths(net, (1, 4), inputs=batches()[0], steps=Steps(Console(file=log)), seconds=0.01)
     return {width.name: width for width in told}
 
 
@@ -129,7 +129,7 @@ def test_nothing_of_the_users_is_changed(net: Built, found: dict[str, Width]) ->
 
 def test_a_program_alone_has_no_widths(net: Built) -> None:
     alone = Built(net.program, "net.qcp")
-    assert widths(alone, steps=Steps(Console(quiet=True))) == ()
+    assert widths(alone, inputs=batches()[0], steps=Steps(Console(quiet=True))) == ()
 
 
 def test_each_width_is_trained_where_the_program_was(
@@ -142,7 +142,9 @@ def test_each_width_is_trained_where_the_program_was(
     recipe = Recipe(8, method="affine", mode="qat")
     trained = replace(net, made=replace(net.made, recipe=recipe, trained=NOT_TRAINED))
     quiet = Steps(Console(quiet=True))
-    two, eight, in_float, int8 = widths(trained, (2, 8), steps=quiet, epochs=3, seconds=0.01)
+    two, eight, in_float, int8 = widths(
+        trained, (2, 8), inputs=batches()[0], steps=quiet, epochs=3, seconds=0.01
+    )
     assert EPOCHS == [3]
     assert (two.trained, eight.trained) == (True, True)
     assert two.accuracy is not None  # it is worth it, however narrow
