@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
-from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from qcompile.bench import words
 from qcompile.bench.comparison import FASTER, MISSING, NOISY, SAME, SLOWER, Comparison, Machine, Row
+from qcompile.bench.fitting import Fitting, Layout, notes, plain
 from qcompile.bench.markdown import cell, table
 
 VERDICTS = {
@@ -24,7 +24,7 @@ VERDICTS = {
 }
 HEAD = ("run", "A", "B", "B takes", "95 %", "seen from", "verdict", "")
 _FACT_HEAD = ("", "A", "B", "")
-_WORDS = 5  # columns of numbers end before this one
+_WORDS = 5  # the last column of numbers
 
 
 def cells(row: Row) -> tuple[str, ...]:
@@ -93,19 +93,14 @@ def summary(found: Comparison) -> str:
 
 def tables(found: Comparison) -> RenderableType:
     """For a terminal."""
-    runs = _plain(HEAD)
-    for row in found.rows:
-        style = VERDICTS[row.verdict][1]
-        shown = cells(row)
-        runs.add_row(*(Text(c, style if i == _WORDS + 1 else "") for i, c in enumerate(shown)))
-    parts: list[RenderableType] = [Text(f"A: {found.a}\nB: {found.b}"), runs]
+    parts: list[RenderableType] = [Text(f"A: {found.a}\nB: {found.b}"), _runs(found)]
     if any(row.others for row in found.rows):
-        others = _plain(_OTHER_HEAD, "other engines, not judged")
+        others = plain(_OTHER_HEAD, (2, 3, 4), "other engines, not judged")
         for line in _others(found):
             others.add_row(*map(Text, line))
         parts.append(others)
     if found.facts:
-        facts = _plain(_FACT_HEAD, "what else", numbers=0)
+        facts = plain(_FACT_HEAD, title="what else")
         for fact in found.facts:
             style = "yellow" if fact.matters else ""
             facts.add_row(
@@ -121,10 +116,20 @@ def _mark(matters: bool) -> str:
     return "times may differ for it" if matters else ""
 
 
-def _plain(head: Sequence[str], title: str | None = None, numbers: int = _WORDS) -> Table:
-    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for i, name in enumerate(head):
-        made.add_column(name, justify="right" if 0 < i <= numbers else "left", no_wrap=not i)
+def _runs(found: Comparison) -> Fitting:
+    """Reasons go below it first, then intervals go, then what would have been seen."""
+    below = notes((row.setting, row.reason) for row in found.rows)
+    taken = tuple(range(len(HEAD)))
+    fewer = (taken[:-1], (0, 1, 2, 3, 5, 6), (0, 1, 2, 3, 6))
+    layouts = [Layout(_columns(found, taken))]
+    return Fitting([*layouts, *(Layout(_columns(found, some), below) for some in fewer)])
+
+
+def _columns(found: Comparison, taken: Sequence[int]) -> Table:
+    made = plain([HEAD[i] for i in taken], [at for at, i in enumerate(taken) if 0 < i <= _WORDS])
+    for row in found.rows:
+        shown, style = cells(row), VERDICTS[row.verdict][1]
+        made.add_row(*(Text(shown[i], style if i == _WORDS + 1 else "") for i in taken))
     return made
 
 

@@ -7,13 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from statistics import median
 
-from rich import box, progress
+from rich import progress
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from qcompile.bench import rows, words
+from qcompile.bench.fitting import Fitting, Layout, notes, plain
 from qcompile.bench.messages import At, Measured, Message, Prepared
 from qcompile.bench.results import AGAIN, OURS, Report, Run
 from qcompile.steps import columns
@@ -27,7 +28,6 @@ _STYLES = {
     "": "dim",
 }
 REFRESHED = 4  # times a second
-_ENGINE_COLUMNS = 6  # how they were made is in the files
 Place = tuple[int, int]  # of a run: its batch, its threads
 
 
@@ -116,10 +116,8 @@ class Progress:
             self._live.refresh()
 
     def _table(self) -> RenderableType:
-        table = _plain_table()
-        table.add_column("ms", no_wrap=True)
-        for batch, threads in self._places:
-            table.add_column(words.setting(Run(batch, threads, ())), justify="right")
+        places = [words.setting(Run(batch, threads, ())) for batch, threads in self._places]
+        table = plain(("ms", *places), range(1, len(places) + 1))
         for key, name in self._names.items():
             if key != AGAIN:
                 cells = [self._times.get((key, place), "") for place in self._places]
@@ -140,26 +138,37 @@ def tables(report: Report) -> RenderableType:
     return Group(*parts, *([Text()] if remarks else []), *remarks)
 
 
-def _run_table(report: Report, run: Run) -> Table:
-    table = _plain_table(title=Text(words.setting(run), "bold"))
-    for i, name in enumerate(rows.HEAD):
-        last = i == len(rows.HEAD) - 1
-        table.add_column(name, justify="right" if i in rows.RIGHT else "left", no_wrap=not last)
-    for row in rows.rows(report, run):
+def _run_table(report: Report, run: Run) -> Fitting:
+    """Notes go below it first, then quartiles go, then intervals."""
+    whole, brief = rows.rows(report, run), rows.rows(report, run, brief=True)
+    below = notes((row.cells[0], row.cells[-1]) for row in whole)
+    title = Text(words.setting(run), "bold")
+    return Fitting(
+        [
+            Layout(_columns(title, whole, (0, 1, 2, 3, 4))),
+            Layout(_columns(title, whole, (0, 1, 2, 3)), below),
+            Layout(_columns(title, whole, (0, 1, 3)), below),
+            Layout(_columns(title, brief, (0, 1, 3)), below),
+        ]
+    )
+
+
+def _columns(title: Text, shown: Sequence[rows.Row], taken: Sequence[int]) -> Table:
+    right = [at for at, i in enumerate(taken) if i in rows.RIGHT]
+    table = plain([rows.HEAD[i] for i in taken], right, title)
+    for row in shown:
         style = _STYLES[row.kind]
-        table.add_row(*(Text(c, style if i in (0, 3) else "") for i, c in enumerate(row.cells)))
+        table.add_row(*(Text(row.cells[i], style if i in (0, 3) else "") for i in taken))
     return table
 
 
-def _engines_table(report: Report) -> Table:
-    table = _plain_table()
-    shown = rows.ENGINES[:_ENGINE_COLUMNS]
-    for i, name in enumerate(shown):
-        table.add_column(name, justify="right" if i in rows.ENGINES_RIGHT else "left", no_wrap=True)
-    for cells in rows.engines(report):
-        table.add_row(*map(Text, cells[: len(shown)]))
-    return table
-
-
-def _plain_table(title: Text | None = None) -> Table:
-    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+def _engines_table(report: Report) -> Fitting:
+    """Versions go first, which stand above too, then precisions."""
+    layouts = []
+    for taken in ((0, 1, 2, 3, 4, 5), (0, 2, 3, 4, 5), (0, 3, 4, 5)):
+        right = [at for at, i in enumerate(taken) if i in rows.ENGINES_RIGHT]
+        table = plain([rows.ENGINES[i] for i in taken], right)
+        for cells in rows.engines(report):
+            table.add_row(*(Text(cells[i]) for i in taken))
+        layouts.append(Layout(table))
+    return Fitting(layouts)

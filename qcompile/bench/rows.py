@@ -34,12 +34,16 @@ class Row:
     cells: tuple[str, ...]
 
 
-def rows(report: Report, run: Run) -> list[Row]:
-    """All engines, but the program the second time, which the noise tells of."""
-    return [_row(report.engine(t.engine), t, run) for t in run.times if t.engine != AGAIN]
+def rows(report: Report, run: Run, *, brief: bool = False) -> list[Row]:
+    """All engines, but the program the second time, which the noise tells of.
+
+    Args:
+        brief: without the intervals.
+    """
+    return [_row(report.engine(t.engine), t, run, brief) for t in run.times if t.engine != AGAIN]
 
 
-def _row(engine: Engine, time: Time, run: Run) -> Row:
+def _row(engine: Engine, time: Time, run: Run, brief: bool) -> Row:
     kind = OURS if time.engine == OURS else words.judged(run, time)
     name = engine.name or engine.key
     if time.seconds is None:
@@ -48,7 +52,7 @@ def _row(engine: Engine, time: Time, run: Run) -> Row:
     several = own.low < own.high
     quartiles = f"{milliseconds(own.low)} - {milliseconds(own.high)}" if several else ""
     note = "unsteady" if unsteady(own) else ""
-    return Row(kind, (name, milliseconds(own.median), quartiles, _verdict(time, kind), note))
+    return Row(kind, (name, milliseconds(own.median), quartiles, _verdict(time, kind, brief), note))
 
 
 def engines(report: Report) -> Iterator[tuple[str, ...]]:
@@ -72,11 +76,11 @@ def _why(engine: Engine, time: Time) -> str:
     return f"{reason}: {engine.hint}" if engine.hint and engine.reason else reason
 
 
-def _verdict(time: Time, kind: str) -> str:
+def _verdict(time: Time, kind: str, brief: bool) -> str:
     if kind not in _VERDICTS or time.speedup is None:
         return ""
     ratio = time.speedup
-    between = words.interval(ratio, "{} - {}")
+    between = "" if brief else words.interval(ratio, "{} - {}")
     return f"{words.digits(ratio.median)}x{f' ({between})' if between else ''} {_VERDICTS[kind]}"
 
 

@@ -112,6 +112,39 @@ def test_the_terminal_shows_everything_in_120_columns(report: Report) -> None:
     assert "…" not in text
 
 
+@pytest.mark.parametrize("width", [70, 80, 100, 120])
+def test_nothing_is_cut_on_a_narrow_terminal(report: Report, width: int) -> None:
+    far = replace(sample_reports.report(), runs=(unsteady(report.runs[0]), *lost().runs))
+    text = printed(far, width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text
+    said = " ".join(text.split())
+    for run in far.runs:
+        for row in rows.rows(far, run, brief=True):
+            assert row.cells[1] in said
+            assert all(word in said for word in row.cells[3].split())
+    assert "openvino is not installed: pip install" in said
+    assert "unsteady" in said
+    assert "99.40 %" in said
+    assert ("0.0120 - " in said) == (width >= 80)
+
+
+def unsteady(run: Run) -> Run:
+    """The same, but that the program's quartiles lie far apart."""
+    times = [
+        replace(t, seconds=Spread(1.5e-5, 1.2e-5, 2.4e-5)) if t.engine == OURS else t
+        for t in run.times
+    ]
+    return replace(run, times=tuple(times))
+
+
+def test_the_widest_table_has_its_notes_beside_it(report: Report) -> None:
+    [line] = [text for text in printed(lost(), 160).splitlines() if "openvino is not" in text]
+    assert line.startswith(" OpenVINO int8")
+    below = [text for text in printed(lost(), 80).splitlines() if "openvino is not" in text]
+    assert below[0].startswith("OpenVINO int8: openvino is not installed")
+
+
 def test_losses_are_coloured_as_losses() -> None:
     console = Console(width=120, force_terminal=True, color_system="standard")
     with console.capture() as capture:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 from sample_reports import disturbed, of_samples, report, small
 
 from qcompile.bench import compare_tables
@@ -379,3 +380,21 @@ def test_summaries() -> None:
     assert compare_tables.summary(compare(a, b)) == (
         "No regression of 5% or more seen, but nothing can be said of: batch 8, 1 thread."
     )
+
+
+@pytest.mark.parametrize("width", [70, 80, 100, 120])
+def test_nothing_of_a_comparison_is_cut_on_a_narrow_terminal(width: int) -> None:
+    noise: dict[str, Any] = {"level": 0.15, "unlucky": 0.0, "runs": 2}
+    found = pair(3, a=noise, **noise)
+    console = Console(width=width)
+    with console.capture() as capture:
+        console.print(compare_tables.tables(found))
+    text = capture.get()
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text
+    said = " ".join(text.split())
+    for row in found.rows:
+        run, a, b, takes, *_, verdict, reason = compare_tables.cells(row)
+        assert f"{run} {a} {b} {takes}" in said
+        assert verdict in said
+        assert reason in said
