@@ -12,6 +12,7 @@ WIDE = 10.0  # times either way: an interval that goes farther says nothing
 LOUD = 1.0  # a noise that is more says nothing
 SINGLE = "One sample tells nothing of the noise: these are times, no comparison."
 ALONE = "How large the noise is was not measured: the program was not measured beside itself."
+_FEW = 4  # bits: of less, weights that were not trained with their quantizers are noise
 UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 
 
@@ -252,7 +253,9 @@ def accuracy(value: float | None) -> str:
 def _untrained(report: Report) -> str:
     if report.subject.training != NOT_TRAINED:
         return ""
-    return "Its weights were not trained: times and sizes hold, accuracy and SQNR say nothing."
+    if report.subject.bits is not None and min(report.subject.bits) < _FEW:
+        return "Its weights were not trained: times and sizes hold, accuracy and SQNR say nothing."
+    return "Its weights were not trained: accuracy says nothing. Times, sizes and SQNR hold."
 
 
 def noise(report: Report) -> str:

@@ -165,6 +165,8 @@ def test_widths_accuracy_and_training() -> None:
         "Its accuracy, as the model file measures it, is 1.5.",
         "Its weights were not trained: times and sizes hold, accuracy and SQNR say nothing.",
     ]
+    eight = about(report, training="not trained", bits=(8, 8))
+    assert words.sentences(eight)[-1].endswith("accuracy says nothing. Times, sizes and SQNR hold.")
     assert words.headline(about(report, size_before=100_000)).endswith(
         "1.1 times the size of float32"
     )
