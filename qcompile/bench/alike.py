@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from qcompile.bench import words
-from qcompile.bench.results import Report
+from qcompile.bench.results import Report, Subject
 from qcompile.errors import QCompileError
 
 _BUSY = 0.5  # load a processor from which on a machine was busy before it was measured
@@ -74,6 +74,19 @@ def _bits(report: Report) -> str:
     """Weights/activations; "" where it is not known."""
     bits = report.subject.bits
     return "" if bits is None else words.bits(bits)
+
+
+def same_network(a: Report, b: Report) -> bool:
+    """Whether other engines ran the same float network, as far as the reports know it."""
+    return all(
+        x == y or x is None or y is None
+        for x, y in zip(*(_network(report.subject) for report in (a, b)), strict=True)
+    )
+
+
+def _network(subject: Subject) -> tuple[object, ...]:
+    sizes = subject.macs, subject.parameters, subject.size_before
+    return subject.name, subject.inputs, *sizes
 
 
 def facts(a: Report, b: Report) -> Iterator[Fact]:

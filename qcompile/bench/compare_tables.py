@@ -36,7 +36,7 @@ def cells(row: Row) -> tuple[str, ...]:
         words.seconds(row.b),
         "–" if ratio is None else change(ratio.median),
         "–" if ratio is None else f"{change(ratio.low)} to {change(ratio.high)}",
-        "–" if row.seen is None else f"{row.seen:.1%}",
+        "–" if row.seen is None else _noise(row.seen),
         VERDICTS[row.verdict][0],
         row.reason,
     )
@@ -56,12 +56,22 @@ def sentences(found: Comparison) -> Iterator[str]:
             yield f"{row.setting}: {_machine(row.machine)}"
     if not any(row.machine for row in found.rows):
         yield (
-            "No other engine is the same in both: a machine that became slower looks like a program "
-            "that did. Measure with --against fp32."
+            "No other engine is the same in both and ran the same network: a machine that became "
+            "slower looks like a program that did. Measure one network with --against fp32."
         )
     stated = [s for row in found.rows for s in row.stated if s is not None]
     if stated:
-        yield f"The reports state noise of {min(stated):.1%} to {max(stated):.1%} a run (A/A)."
+        low, high = _noise(min(stated)), _noise(max(stated))
+        span = low if low == high else f"{low} to {high}"
+        yield (
+            f"The reports state noise of {span} a run (A/A), of all calls. Verdicts do not use it: they "
+            "follow from the lower quartile of each process, which what else runs changes less."
+        )
+
+
+def _noise(share: float) -> str:
+    """More than LOUD says nothing but that."""
+    return f"over {words.LOUD:.0%}" if share > words.LOUD else f"{share:.1%}"
 
 
 def _machine(machine: Machine) -> str:

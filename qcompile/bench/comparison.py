@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from qcompile.bench import statistics, words
-from qcompile.bench.alike import Fact, check, facts
+from qcompile.bench.alike import Fact, check, facts, same_network
 from qcompile.bench.results import AGAIN, OURS, Report, Run, Spread, Time
 from qcompile.bench.statistics import Array, Difference
 
@@ -144,7 +144,9 @@ def compare(
 
 
 def _steady(a: Report, b: Report) -> tuple[str, ...]:
-    """Engines that are the same in both, other than ours."""
+    """Engines that are the same in both, other than ours, and ran the same network."""
+    if not same_network(a, b):
+        return ()
     versions = {engine.key: (engine.version, engine.how) for engine in a.engines}
     return tuple(
         engine.key
@@ -269,5 +271,6 @@ def _with_verdict(row: Row, least: float, threshold: float) -> Row:
         return replace(row, verdict=SAME, reason=f"{word}, but by less than {threshold:.0%}")
     if least > BLUR * threshold:
         reason = f"only from {least:.0%} on would a slowdown be certain"
+        reason = "not even twice the time would be certain" if least > words.LOUD else reason
         return replace(row, verdict=NOISY, reason=reason)
     return replace(row, verdict=SAME)

@@ -55,4 +55,4 @@ def notes(named: Iterable[tuple[str, str]]) -> tuple[str, ...]:
     found: dict[str, list[str]] = {}
     for name, note in named:
         found.setdefault(note, []).append(name)
-    return tuple(f"{', '.join(names)}: {note}" for note, names in found.items() if note)
+    return tuple(f"{'; '.join(names)}: {note}" for note, names in found.items() if note)

@@ -192,7 +192,7 @@ def test_without_other_engines_a_machine_looks_like_a_program() -> None:
     found = pair(machine=1.2, rivals=(), a={"rivals": ()})
     assert only(found).verdict == SLOWER
     assert only(found).machine is None
-    assert "Measure with --against fp32" in " ".join(compare_tables.sentences(found))
+    assert "Measure one network with --against fp32" in " ".join(compare_tables.sentences(found))
 
 
 def test_the_machine_is_as_it_was() -> None:
@@ -398,3 +398,37 @@ def test_nothing_of_a_comparison_is_cut_on_a_narrow_terminal(width: int) -> None
         assert f"{run} {a} {b} {takes}" in said
         assert verdict in said
         assert reason in said
+
+
+def test_engines_of_another_network_tell_nothing_of_the_machine() -> None:
+    random = np.random.default_rng(0)
+    a, b = measured(random), measured(random, machine=2.0)
+    assert only(compare(a, b)).machine is not None
+    for changes in (
+        {"name": "net"},
+        {"inputs": ("x float32[N, 3, 32, 32]",)},
+        {"macs": 5_000_000},
+        {"parameters": 1_000_000},
+        {"size_before": 4_000_000},
+    ):
+        other = replace(b, subject=replace(b.subject, **changes))
+        found = compare(a, other, force=True)
+        assert only(found).machine is None
+        said = " ".join(compare_tables.sentences(found))
+        assert "No other engine is the same in both and ran the same network" in said
+        assert "taken out" not in said
+    program = replace(b, subject=replace(b.subject, parameters=None, size_before=None))
+    assert only(compare(a, program)).machine is not None
+
+
+def test_noise_of_more_than_all_is_no_number() -> None:
+    noise: dict[str, Any] = {"level": 0.8, "unlucky": 0.0, "processes": 2}
+    found = pair(3, a=noise, **noise)
+    row = only(found)
+    assert row.seen is not None
+    assert row.seen > 1
+    loud = replace(row, stated=(0.025, 4.81))
+    assert row.reason == "not even twice the time would be certain"
+    assert compare_tables.cells(row)[5] == "over 100%"
+    said = " ".join(compare_tables.sentences(replace(found, rows=(loud,))))
+    assert "noise of 2.5% to over 100% a run (A/A), of all calls. Verdicts do not use it" in said
