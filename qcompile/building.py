@@ -190,8 +190,20 @@ def _layer(gm: GraphModule, plan: LayerPlan, made: Sequence[BuiltKernel]) -> Lay
         bytes_after=after,
         kernel=kind,
         reason=plan.reason or declined,
-        why=gm.meta.get("whys", {}).get(plan.layer, "") or next((k.why for k in kernels), ""),
+        why=gm.meta.get("whys", {}).get(plan.layer, "")
+        or next((k.why for k in kernels), "")
+        or ("" if plan.reason or declined else _in_bytes(plan, kind)),
         dynamic=plan.dynamic,
+    )
+
+
+def _in_bytes(plan: LayerPlan, kind: str) -> str:
+    """Why factors of few bits are multiplied as bytes, where there was no choice."""
+    fewest = min(plan.weight_bits, plan.activation_bits)
+    if kind != "int8" or fewest >= 8:
+        return ""
+    return (
+        f"the only way: {fewest} bit{'s' * (fewest > 1)} save{'s' * (fewest == 1)} size, not time"
     )
 
 

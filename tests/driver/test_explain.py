@@ -149,6 +149,15 @@ def test_processors_that_nobody_measured(monkeypatch: pytest.MonkeyPatch) -> Non
 # --- why -----------------------------------------------------------------------------------------
 
 
+def test_few_bits_that_are_multiplied_as_bytes_say_so() -> None:
+    """Of 8 bits there is nothing to say, and what a pass declined is the reason itself."""
+    model = nn.Sequential(*(nn.Linear(64, 64) for _ in range(3)))
+    recipe = qcompile.Recipe(2, mode="static")
+    found = explain(model, torch.randn(2, 64), recipe, target="cpu:icelake-server")
+    whys = {layer.layer: layer.why for layer in found.layers}
+    assert whys == {"0": "", "1": "no faster way is known: 2 bits save size, not time", "2": ""}
+
+
 def test_reasons_with_lines_and_hints(found: Explanation, file: Path) -> None:
     stem, thin, kept, head = (item_of(found, path) for path in ("stem", "thin", "kept", "head"))
     assert stem.notes[0] == Note("first layer", hint("first layer", "stem"))
