@@ -202,9 +202,7 @@ def _in_bytes(plan: LayerPlan, kind: str) -> str:
     fewest = min(plan.weight_bits, plan.activation_bits)
     if kind != "int8" or fewest >= 8:
         return ""
-    return (
-        f"the only way: {fewest} bit{'s' * (fewest > 1)} save{'s' * (fewest == 1)} size, not time"
-    )
+    return f"no faster way is known: {fewest} bit{'s' * (fewest > 1)} save{'s' * (fewest == 1)} size, not time"
 
 
 def _product(gm: GraphModule, layer: str) -> Node | None:
