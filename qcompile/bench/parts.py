@@ -20,7 +20,7 @@ from qcompile.bench.widths import widths
 from qcompile.errors import QCompileError
 from qcompile.steps import Steps
 
-_LEFT_OUT = "it was not asked for (--parts)"
+_LEFT_OUT = "not asked for (--parts)"
 _NO_MODEL = "a program alone has no float network to compile at other widths"
 
 
@@ -102,7 +102,7 @@ def _widths(
     if built.made is None:
         found.absent["widths"] = _NO_MODEL
     elif not wanted.widths:
-        found.absent["widths"] = "it was not asked for (--widths none)"
+        found.absent["widths"] = "not asked for (--widths none)"
     else:
         with found.part("widths", steps):
             found.widths = widths(

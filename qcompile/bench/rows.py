@@ -65,7 +65,9 @@ def engines(report: Report) -> Iterator[tuple[str, ...]]:
                 engine.precision,
                 "" if engine.size is None else f"{engine.size:,}",
                 "" if engine.sqnr_db is None else f"{engine.sqnr_db:.1f}",
-                "" if engine.accuracy is None else words.accuracy(engine.accuracy),
+                ""
+                if (found := words.engine_accuracy(report, engine)) is None
+                else words.accuracy(found),
                 engine.how,
                 engine.instructions,
             )
@@ -104,10 +106,11 @@ def noise_line(run: Run) -> str:
     if words.is_loud(run):
         return words.sentence(words.loud(run))
     ratio = noise.ratio
-    return (
+    line = (
         f"Noise: the program beside itself is {ratio.median:.3f}x as fast "
         f"({ratio.low:.3f} - {ratio.high:.3f}); differences below {noise.share:.1%} say nothing."
     )
+    return " ".join(filter(None, (line, words.stretches(run))))
 
 
 def facts(report: Report) -> Iterator[tuple[str, str]]:

@@ -11,6 +11,9 @@ FASTER, SLOWER, ALIKE, NOISY = "faster", "slower", "alike", "noisy"
 WIDE = 10.0  # times either way: an interval that goes farther says nothing
 LOUD = 1.0  # a noise that is more says nothing
 SINGLE = "One sample tells nothing of the noise: these are times, no comparison."
+STRETCHES = (
+    "Of one process: intervals are of stretches of its rounds; another process may differ by more."
+)
 ALONE = "How large the noise is was not measured: the program was not measured beside itself."
 _FEW = 4  # bits: of less, weights that were not trained with their quantizers are noise
 UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
@@ -179,14 +182,27 @@ def _smaller(report: Report) -> str:
     before, after = report.subject.size_before, report.subject.size
     if not before or not after:
         return ""
+    least, larger = _smallest(report), ""
+    if least is not None and least.size and least.size < min(before, after):
+        larger = f" and {times(after / least.size)} times the size of {least.name}"
     if before > after:
-        return f"{times(before / after)} times smaller than float32"
-    return f"{times(after / before)} times the size of float32"
+        return f"{times(before / after)} times smaller than float32{larger}"
+    return f"{times(after / before)} times the size of float32{larger}"
+
+
+def _smallest(report: Report) -> Engine | None:
+    """The other engine whose network takes the fewest bytes."""
+    others = [e for e in report.engines if e.size and e.key not in (OURS, AGAIN)]
+    return min(others, key=lambda engine: engine.size or 0, default=None)
 
 
 def sentences(report: Report) -> list[str]:
     """What else was found, the losses as plainly as the wins."""
-    found = [_call(report), _slower(report), _right(report), _untrained(report)]
+    right = [_right(report)]
+    own = report.subject.accuracy
+    falls = None not in (own.float32, own.compiled) and (own.compiled or 0) < (own.float32 or 0)
+    found = [*(right if falls else []), _call(report), _slower(report), _larger(report)]
+    found += [*([] if falls else right), _untrained(report)]
     return [sentence for sentence in found if sentence]
 
 
@@ -236,10 +252,31 @@ def _where(report: Report, pairs: list[tuple[Run, Time]]) -> list[str]:
     return [f"{report.engine(key).name} ({'; '.join(texts)})" for key, texts in found.items()]
 
 
+def _larger(report: Report) -> str:
+    """The engines whose network takes fewer bytes, or by how much the smallest takes more."""
+    ours, least = report.subject.size, _smallest(report)
+    if least is None or not least.size or not ours:
+        return ""
+    if least.size >= ours:
+        ratio = times(least.size / ours)
+        return f"{ratio} times smaller than the smallest of the others, {least.name}."
+    smaller = [e for e in report.engines if e.size and e.size < ours and e.key not in (OURS, AGAIN)]
+    told = [f"{e.name} ({size(e.size)})" for e in sorted(smaller, key=lambda e: e.size or 0)]
+    return f"Larger, with {size(ours)}, than {listed(told)}."
+
+
+def engine_accuracy(report: Report, engine: Engine) -> float | None:
+    """As it was measured beside other widths, where it was measured there alone."""
+    found = (w.accuracy for w in report.widths if w.engine == engine.key != OURS)
+    return next(found, None) if engine.accuracy is None else engine.accuracy
+
+
 def _right(report: Report) -> str:
     ours, float32 = report.subject.accuracy.compiled, report.subject.accuracy.float32
     if ours is None:
         return "How many of its answers are right was not measured."
+    if float32 is not None and ours < float32:
+        return f"Accuracy falls from {accuracy(float32)} (float) to {accuracy(ours)}."
     text = f"{accuracy(ours)} of its answers are right"
     text = text if 0 <= ours <= 1 else f"Its accuracy, as the model file measures it, is {ours:.4g}"
     return f"{text}." if float32 is None else f"{text}; of the float network, {accuracy(float32)}."
@@ -294,6 +331,16 @@ def noise_share(run: Run | None) -> str:
     if run is None or run.noise is None:
         return "–"
     return f"over {percent(LOUD, 0)}" if is_loud(run) else percent(run.noise.share, 1)
+
+
+def processes(run: Run) -> int:
+    """Those in which the program was measured."""
+    return max((len(time.samples) for time in run.times if time.engine == OURS), default=0)
+
+
+def stretches(run: Run) -> str:
+    """What the intervals of a run of one process are; "" of another."""
+    return STRETCHES if processes(run) == 1 and run.noise is not None else ""
 
 
 def sentence(text: str) -> str:

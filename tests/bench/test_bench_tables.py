@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import time
 from dataclasses import replace
 
@@ -70,6 +71,33 @@ def test_a_single_sample_says_nothing_of_noise() -> None:
     assert words.SINGLE in markdown(small)
     assert words.SINGLE in printed(small)
     assert words.SINGLE in page(small)
+
+
+def test_intervals_of_one_process_are_of_stretches() -> None:
+    whole = sample_reports.report()
+    times = tuple(replace(t, samples=t.samples[:1]) for t in whole.runs[0].times)
+    once = replace(
+        whole,
+        runs=(replace(whole.runs[0], times=times),),
+        settings=replace(whole.settings, processes=1, rounds=1),
+    )
+    shown = page(once)
+    for text in (printed(once, 200), markdown(once), shown):
+        assert words.STRETCHES in text
+    assert "and 1 round a process at most" in " ".join(shown.split())
+    for text in (printed(whole, 200), markdown(whole), page(whole)):
+        assert words.STRETCHES not in text
+    assert "which follows from how the processes differ" in " ".join(page(whole).split())
+
+
+def test_the_engines_table_has_accuracies_of_the_widths(report: Report) -> None:
+    assert {cells[0]: cells[5] for cells in rows.engines(report)}[
+        "PyTorch int8 fbgemm"
+    ] == "99.47 %"
+    [row] = re.findall(
+        r"<th scope=.row.>PyTorch int8 fbgemm</th>\s*<td>2.13.*?</tr>", page(report), re.DOTALL
+    )
+    assert "99.47 %" in row
 
 
 def test_noise_that_says_nothing_has_no_number() -> None:

@@ -109,11 +109,10 @@ def test_a_model_from_end_to_end(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(len(value) < 40 and "/" not in value for name, value in facts if name == "source")
     assert str(Path.cwd()) not in Path("r.json").read_text()
     assert report.absent == dict.fromkeys(
-        ("layers", "roofs", "widths"), "it was not asked for (--parts)"
+        ("layers", "roofs", "widths"), "not asked for (--parts)"
     )
     assert any("Nothing was trained" in note for note in report.notes)
-    assert "Verified on 4 samples" not in out  # two are enough
-    assert "Verified on 2 samples" in out
+    assert "Verified on 8 samples of calibration_data()." in out
     assert report.machine.load is not None
     assert "wrote r.json" in out
     assert "PyTorch float32" in Path("r.md").read_text()
@@ -131,7 +130,7 @@ def test_a_program_alone(program: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert (report.subject.bits, report.subject.parameters) == ((8, 8), None)
     assert [time.engine for time in report.runs[0].times] == [OURS, AGAIN]
     assert report.runs[0].noise is None
-    assert "one sample tells nothing" in out
+    assert "One sample tells nothing" in out
     for key in ("fp32", "openvino"):
         assert report.engine(key).reason == "a program alone has no float network"
         assert "--model MODEL" in report.engine(key).hint
@@ -159,6 +158,13 @@ def test_a_trained_model_has_its_accuracy() -> None:
     assert (found.float32, found.compiled) == (0.75, 0.75)
     assert built.file is built.made.file
     assert running(built.made, built.program.variant.arch) == Target()
+
+
+def test_it_is_verified_on_a_few_where_that_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subject, "VERIFYING", 0.0)
+    noted = benchmark.Noted(Console(quiet=True))
+    subject.from_model(job(), noted, train=False)
+    assert "Verified on 2 samples of calibration_data()." in noted.notes
 
 
 def test_a_model_with_weights_is_calibrated() -> None:

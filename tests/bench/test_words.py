@@ -151,6 +151,44 @@ def test_what_is_too_noisy_has_no_number() -> None:
     assert words.loud(replace(run, noise=wild, times=alone)).endswith("by more than 100 %.")
 
 
+def test_a_loss_in_size_is_said_as_plainly() -> None:
+    won = sample_reports.report()
+    assert "5.1 times smaller than the smallest of the others, PyTorch int8 fbgemm." in " ".join(
+        words.sentences(won)
+    )
+    lost = about(won, size=590_000)
+    assert words.headline(lost).endswith(
+        "4.0 times smaller than float32 and 1.01 times the size of PyTorch int8 fbgemm"
+    )
+    text = " ".join(words.sentences(lost))
+    assert "Larger, with 576.2 KiB, than PyTorch int8 fbgemm (570.3 KiB)." in text
+    both = " ".join(words.sentences(about(won, size=600_000)))
+    assert "than PyTorch int8 fbgemm (570.3 KiB) and ONNX Runtime int8 (583.6 KiB)." in both
+    even = about(won, size=2_400_000)
+    assert "1.03 times the size of float32 and 4.1 times the size of Py" in words.headline(even)
+    alone = sample_reports.small()
+    assert "size" not in words.headline(alone)
+    assert not any("maller" in text or "Larger" in text for text in words.sentences(alone))
+
+
+def test_an_accuracy_that_falls_comes_first() -> None:
+    fallen = about(sample_reports.report(), accuracy=Accuracy(0.971, 0.941))
+    assert words.sentences(fallen)[0] == "Accuracy falls from 97.10 % (float) to 94.10 %."
+    kept = words.sentences(about(sample_reports.report(), accuracy=Accuracy(0.971, 0.972)))
+    assert kept[0].startswith("A call takes ")
+    assert kept[-1] == "97.20 % of its answers are right; of the float network, 97.10 %."
+
+
+def test_accuracies_that_only_the_widths_know() -> None:
+    report = sample_reports.report()
+    assert report.engine("fbgemm").accuracy is None
+    assert words.engine_accuracy(report, report.engine("fbgemm")) == 0.9947
+    assert words.engine_accuracy(report, report.engine("onnxruntime")) is None
+    assert words.engine_accuracy(report, report.engine(OURS)) is None  # of which there are several
+    own = replace(report.engine("fbgemm"), accuracy=0.5)
+    assert words.engine_accuracy(report, own) == 0.5
+
+
 def about(report: Report, **changes: object) -> Report:
     return replace(report, subject=replace(report.subject, **changes))  # type: ignore[arg-type]
 

@@ -96,7 +96,7 @@ def _panel(
 ) -> None:
     found = {key: s for key in keys if (s := _seconds(_time(run, key)))}
     log = max(found.values()) / min(found.values()) > _LOG
-    unit, name = words.time_unit([max(found.values())])
+    unit, name = words.time_unit([_quartiles(run, key)[1] for key in found])
     low = 10 ** (math.floor(math.log10(min(found.values()) / unit)) - 0.3) if log else 0.0
     texts = {key: _value(run, key, seconds) for key, seconds in found.items()}
     ends = [_quartiles(run, key)[1] / unit for key in found]
