@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -40,7 +41,9 @@ from qcompile.trial import calibration_of, evaluate
 from qcompile.verification import verify
 
 CALIBRATION_BYTES = 64 << 20  # of the batches that are kept, for other engines and for layers
-VERIFIED = 2  # samples, before anything is measured
+VERIFIED = 2  # samples at first, before anything is measured; then each time as many more
+_MORE = 4
+VERIFYING = 2.0  # seconds
 _GPUS = "benchmarks/bench_cuda.py times programs on GPUs"
 
 
@@ -88,17 +91,29 @@ def from_model(asked: Job, steps: Steps, *, train: bool) -> Built:
 
 
 def _verify(made: Made, program: Program, steps: Steps) -> None:
-    """Raises: QCompileError: the program computes something else than what it was made of."""
-    sample = tuple(x[:VERIFIED] for x in made.calibration[0])
+    """On as many samples as go into VERIFYING, a few at least.
+
+    Raises:
+        QCompileError: the program computes something else than what it was made of.
+    """
+    whole = [torch.cat(column) for column in zip(*made.calibration, strict=True)]
+    done, size = 0, VERIFIED
     with steps("verify"):
-        found = verify(program, made.converted, [sample])
-    if not found.ok:
-        raise QCompileError(
-            "the program is wrong: it differs from the network that it was compiled from",
-            hint="`qcompile MODEL` with the same options says where; please report it",
-        )
-    count = len(sample[0])
-    steps.note(f"Verified on {count} sample{'s' * (count > 1)} of what it was calibrated on.")
+        end = time.perf_counter() + VERIFYING
+        while done < len(whole[0]):
+            began = time.perf_counter()
+            part = tuple(x[done : done + size] for x in whole)
+            if not verify(program, made.converted, [part]).ok:
+                raise QCompileError(
+                    "the program is wrong: it differs from the network that it was compiled from",
+                    hint="`qcompile MODEL` with the same options says where; please report it",
+                )
+            done, size = done + len(part[0]), _MORE * size
+            now = time.perf_counter()
+            if now + _MORE * (now - began) > end:
+                break
+    source = "calibration_data()" if made.file.has("calibration_data") else "the example inputs"
+    steps.note(f"Verified on {words.plural(done, 'sample')} of {source}.")
 
 
 def _as_trained(asked: Job, file: ModelFile, train: bool) -> Job:
