@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
@@ -109,10 +110,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
+class _Output(Console):
+    """Results: where they cannot be written, a sentence says so. Rich sees to pipes that nobody reads."""
+
+    def print(self, *objects: Any, **more: Any) -> None:
+        """As Console does.
+
+        Raises:
+            QCompileError: they cannot be written, for want of space for instance.
+        """
+        try:
+            super().print(*objects, **more)
+        except OSError as error:
+            # What is left in the stream's buffer would fail once more when Python ends.
+            with open(os.devnull, "wb") as nothing:
+                os.dup2(nothing.fileno(), self.file.fileno())
+            why = error.strerror or str(error)
+            raise QCompileError(f"cannot write to standard output: {why}") from error
+
+
 def _console(stderr: bool = False) -> Console:
-    stream = sys.stderr if stderr else sys.stdout
+    stream, kind = (sys.stderr, Console) if stderr else (sys.stdout, _Output)
     # A file or a pipe has no width: tables keep whole lines there.
-    return Console(stderr=stderr, width=None if stream.isatty() else 120, highlight=False)
+    return kind(stderr=stderr, width=None if stream.isatty() else 120, highlight=False)
 
 
 # --- qcompile MODEL ------------------------------------------------------------------------------

@@ -48,6 +48,8 @@ def check_writable(path: Path) -> None:
     problem = ""
     if path.is_dir():
         problem = "that is a folder"
+    elif path.exists() and not path.is_file():
+        problem = "that is there already, and is no file"
     elif not folder.is_dir():
         problem = f"there is no folder {str(folder)!r}"
     else:

@@ -94,6 +94,7 @@ def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: bytes
         ("r.json --bits 8", "--bits is for measuring"),
         ("r.json --json r.json", "--json would take the place of what is read"),
         ("r.json --markdown absent/r.md", "there is no folder 'absent'"),
+        ("net.py --markdown /dev/null", "that is there already, and is no file"),
     ],
 )
 def test_the_verb(words: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,6 +108,16 @@ def test_the_verb(words: str, message: str, capsys: pytest.CaptureFixture[str]) 
     assert message in " ".join(err.split())
     assert out == ""
     assert sorted(os.listdir()) == ["net.py", "net.qcp", "r.json"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a disk that is full is Linux's")
+def test_results_that_cannot_be_written(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open("/dev/full", "w") as full, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", full)
+        assert cli.main(["bench", "r.json"]) == cli.REFUSED
+    assert "cannot write to standard output: No space left" in capsys.readouterr().err
 
 
 def test_the_processor_time_of_several_threads(
