@@ -165,7 +165,7 @@ def check(job: Job, file: ModelFile, output: Path | None) -> None:
             hint="the file's train has no such argument" if file.has("train") else None,
         )
     _check_mode(job, file)
-    if job.save_weights is not None and not _trains_float(job, file):
+    if job.save_weights is not None and not trains_float(job, file):
         raise QCompileError("--save-weights: no float network is trained here")
     for target in processors(job.targets):
         find_linker(machine_of(target).family)
@@ -217,13 +217,14 @@ def _check_mode(job: Job, file: ModelFile) -> None:
 # --- the network ---------------------------------------------------------------------------------
 
 
-def _trains_float(job: Job, file: ModelFile) -> bool:
+def trains_float(job: Job, file: ModelFile) -> bool:
+    """Whether the float network is trained, before it is quantized."""
     return file.has("train") and job.epochs != 0 and job.weights is None
 
 
 def train_float(job: Job, file: ModelFile, steps: Steps) -> None:
     """Train the float network, and keep its weights, where the job is to."""
-    if not _trains_float(job, file):
+    if not trains_float(job, file):
         return
     with steps("train the float network") as advance:
         file.train(file.model, job.epochs, advance)

@@ -131,7 +131,8 @@ def benchmark(asked: Asked, err: Console) -> Report:
 
 def _built(asked: Asked, steps: Steps) -> Built:
     if asked.job is not None:
-        return subject.from_model(asked.job, steps, train=asked.train)
+        bits = asked.parts.widths if "widths" in asked.parts.names else ()
+        return subject.from_model(asked.job, steps, train=asked.train, widths=bits)
     program = subject.from_program(asked.source, asked.arch)
     if asked.model is None:
         return Built(program, asked.source)

@@ -20,6 +20,7 @@ from qcompile.bench import words
 from qcompile.bench.built import Built, Made
 from qcompile.bench.messages import CALIBRATION, INPUTS, PROGRAM, WEIGHTS
 from qcompile.bench.results import AS_GIVEN, NOT_TRAINED, Accuracy, Subject
+from qcompile.bench.widths import trained_at
 from qcompile.building import build_program
 from qcompile.codegen.machine import host_family, machine_of
 from qcompile.dump import Dump
@@ -50,11 +51,12 @@ _GPUS = "benchmarks/bench_cuda.py times programs on GPUs"
 # --- a model -------------------------------------------------------------------------------------
 
 
-def from_model(asked: Job, steps: Steps, *, train: bool) -> Built:
+def from_model(asked: Job, steps: Steps, *, train: bool, widths: Sequence[int] = ()) -> Built:
     """Compile a model file's network for this machine, trained or as it is.
 
     Args:
         train: as `qcompile MODEL` does; else nothing is trained, and ranges are calibrated.
+        widths: at which it is trained later on, which is said beforehand.
 
     Raises:
         QCompileError: as of `qcompile MODEL`; or the target is of another machine.
@@ -65,6 +67,8 @@ def from_model(asked: Job, steps: Steps, *, train: bool) -> Built:
     job.check(asked, file, None)
     if asked.weights is not None:
         weights.load(file.model, asked.weights)
+    if train:
+        steps.note(_ahead(asked, file, trained_at(asked.recipe, widths)))
     job.train_float(asked, file, steps)
     nothing = Dump(None, None)
     prepared = job.prepare(asked, file, nothing)
@@ -114,6 +118,18 @@ def _verify(made: Made, program: Program, steps: Steps) -> None:
                 break
     source = "calibration_data()" if made.file.has("calibration_data") else "the example inputs"
     steps.note(f"Verified on {words.plural(done, 'sample')} of {source}.")
+
+
+def _ahead(asked: Job, file: ModelFile, names: Sequence[str]) -> str:
+    """What is about to be trained, and for how long."""
+    found = ["the float network"] if job.trains_float(asked, file) else []
+    found += [f"quantized at {words.listed(list(names))}"] if names else []
+    total = len(names) + job.trains_float(asked, file)
+    epochs = words.plural(asked.epochs, "epoch") if asked.epochs is not None else ""
+    each = f", {epochs or 'as long as train() does by itself'}{' each' * (total > 1)}"
+    more = "; --widths none leaves the other widths out" if len(names) > 1 else ""
+    what = " and ".join(found) or "nothing"
+    return f"To be trained, {words.plural(total, 'time')}: {what}{each if total else ''}{more}."
 
 
 def _as_trained(asked: Job, file: ModelFile, train: bool) -> Job:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
@@ -105,6 +106,17 @@ def _wanted(own: Recipe, bits: Sequence[int]) -> list[tuple[int, int]]:
     floats = own.mode == "weight-only"
     tried = ((b, FLOAT_BITS if floats else b) for b in bits)
     return sorted({own.body_bits(), *tried})
+
+
+def trained_at(own: Recipe, bits: Sequence[int]) -> list[str]:
+    """Names of the widths that are trained where a program's recipe says so, its own the first."""
+    found = [_name(own.body_bits())] if own.mode == "qat" else []
+    for width in _wanted(own, bits):
+        if width == own.body_bits():
+            continue
+        with suppress(QCompileError):  # such a width cannot be had, and `_ours` says why
+            found += [_name(width)] if recipe_of(own, width, True).mode == "qat" else []
+    return found
 
 
 def _name(bits: tuple[int, int]) -> str:

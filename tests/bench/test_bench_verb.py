@@ -108,9 +108,7 @@ def test_a_model_from_end_to_end(capsys: pytest.CaptureFixture[str]) -> None:
     facts = [fact for node in report.graphs[0].nodes for fact in node.facts]
     assert all(len(value) < 40 and "/" not in value for name, value in facts if name == "source")
     assert str(Path.cwd()) not in Path("r.json").read_text()
-    assert report.absent == dict.fromkeys(
-        ("layers", "roofs", "widths"), "not asked for (--parts)"
-    )
+    assert report.absent == dict.fromkeys(("layers", "roofs", "widths"), "not asked for (--parts)")
     assert any("Nothing was trained" in note for note in report.notes)
     assert "Verified on 8 samples of calibration_data()." in out
     assert report.machine.load is not None
@@ -151,13 +149,28 @@ def steps() -> Steps:
 
 def test_a_trained_model_has_its_accuracy() -> None:
     noted = steps()
-    built = subject.from_model(job(epochs=2), noted, train=True)
+    built = subject.from_model(job(epochs=2), noted, train=True, widths=(1, 2, 8))
     assert built.made is not None
+    assert isinstance(noted, benchmark.Noted)
+    assert noted.notes[0] == (
+        "To be trained, 4 times: the float network and quantized at 8 bits, 1 bit and 2 bits, 2 epochs each; "
+        "--widths none leaves the other widths out."
+    )
     assert (built.made.trained, built.made.recipe.mode) == ("trained, 2 epochs", "qat")
     found = subject.accuracy(built, noted)
     assert (found.float32, found.compiled) == (0.75, 0.75)
     assert built.file is built.made.file
     assert running(built.made, built.program.variant.arch) == Target()
+
+
+def test_what_is_trained_is_said_beforehand() -> None:
+    file = model_file.read("net.py")
+    weighted = job(weights=Path("w.safetensors"))
+    assert subject._ahead(job(), file, []) == (
+        "To be trained, 1 time: the float network, as long as train() does by itself."
+    )
+    assert subject._ahead(weighted, file, ["8 bits"]).startswith("To be trained, 1 time: quantized")
+    assert subject._ahead(weighted, file, []) == "To be trained, 0 times: nothing."
 
 
 def test_it_is_verified_on_a_few_where_that_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,7 +289,10 @@ def test_a_program_of_other_weights_is_found_out(
     program: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It computes something else than the network that is beside it."""
-    Path("other.py").write_text("import torch\ntorch.manual_seed(77)\n" + EXAMPLES)
+    less = (
+        "with torch.no_grad():\n    for value in model[4].parameters():\n        value.mul_(0.01)\n"
+    )
+    Path("other.py").write_text(EXAMPLES + less)
     words = f"{program} --model other.py {QUICK} --against none --parts none --json r.json"
     bench(words, capsys)
     report = files.load("r.json")
