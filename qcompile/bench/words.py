@@ -184,10 +184,12 @@ def _smaller(report: Report) -> str:
         return ""
     least, larger = _smallest(report), ""
     if least is not None and least.size and least.size < min(before, after):
-        larger = f" and {times(after / least.size)} times the size of {least.name}"
+        larger = f"{times(after / least.size)} times the size of {least.name}"
     if before > after:
-        return f"{times(before / after)} times smaller than float32{larger}"
-    return f"{times(after / before)} times the size of float32{larger}"
+        text = f"{times(before / after)} times smaller than float32"
+        return " but ".join(filter(None, (text, larger)))
+    text = f"{times(after / before)} times the size of float32"
+    return " and ".join(filter(None, (text, larger)))
 
 
 def _smallest(report: Report) -> Engine | None:
@@ -201,7 +203,7 @@ def sentences(report: Report) -> list[str]:
     right = [_right(report)]
     own = report.subject.accuracy
     falls = None not in (own.float32, own.compiled) and (own.compiled or 0) < (own.float32 or 0)
-    found = [*(right if falls else []), _call(report), _slower(report), _larger(report)]
+    found = [*(right if falls else []), _call(report), _larger(report), _slower(report)]
     found += [*([] if falls else right), _untrained(report)]
     return [sentence for sentence in found if sentence]
 
@@ -259,10 +261,12 @@ def _larger(report: Report) -> str:
         return ""
     if least.size >= ours:
         ratio = times(least.size / ours)
-        return f"{ratio} times smaller than the smallest of the others, {least.name}."
+        return (
+            f"The program is {ratio} times smaller than the smallest of the others, {least.name}."
+        )
     smaller = [e for e in report.engines if e.size and e.size < ours and e.key not in (OURS, AGAIN)]
     told = [f"{e.name} ({size(e.size)})" for e in sorted(smaller, key=lambda e: e.size or 0)]
-    return f"Larger, with {size(ours)}, than {listed(told)}."
+    return f"The program of {size(ours)} is larger than {listed(told)}."
 
 
 def engine_accuracy(report: Report, engine: Engine) -> float | None:

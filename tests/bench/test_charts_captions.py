@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from xml.etree import ElementTree
 
 from sample_reports import only_layers, report, timed
 
-from qcompile.bench.html.charts import CHARTS
-from qcompile.bench.results import OURS, Layer, Parts, Range, Report, Roof, Spread, Time, Width
+from qcompile.bench import words
+from qcompile.bench.html.charts import CHARTS, charts
+from qcompile.bench.results import (
+    OURS,
+    Layer,
+    Noise,
+    Parts,
+    Range,
+    Report,
+    Roof,
+    Spread,
+    Time,
+    Width,
+)
 
 
 def caption(name: str, found: Report) -> str:
@@ -125,3 +138,52 @@ def test_accuracy_that_is_no_share_stays_as_it_is() -> None:
     assert "reaches 97.25 in 10.0 µs" in caption("widths", found)
     share = replace(found, widths=(replace(found.widths[0], accuracy=0.9725),))
     assert "reaches 97.25 % in 10.0 µs" in caption("widths", share)
+
+
+def test_one_sample_is_no_comparison_in_pictures_either() -> None:
+    found = timed(10e-6, 50e-6)
+    once = replace(found, runs=(replace(found.runs[0], noise=None),))
+    said = caption("speed", once)
+    assert said == f"qcompile takes 10.0 µs a call at batch 1, 1 thread. {words.SINGLE}"
+    assert "×" not in drawn("speed", once)
+    assert "50.0 µs, 5.00×" in drawn("speed", found)
+
+
+def test_panels_of_times_share_their_unit() -> None:
+    near = report()
+    runs = [
+        replace(run, times=tuple(slowed(time, factor) for time in run.times))
+        for run, factor in zip(near.runs[:2], (1.0, 30.0), strict=True)
+    ]
+    assert drawn("speed", replace(near, runs=tuple(runs))).count("time of a call, ms") == 2
+    far = replace(runs[1], times=tuple(slowed(time, 1e4) for time in runs[1].times))
+    texts = drawn("speed", replace(near, runs=(runs[0], far)))
+    assert "time of a call, µs" in texts
+    assert "time of a call, s" in texts
+
+
+def slowed(time: Time, factor: float) -> Time:
+    found = time.seconds
+    if found is None:
+        return time
+    return replace(
+        time, seconds=Spread(*(factor * v for v in (found.median, found.low, found.high)))
+    )
+
+
+def test_the_scale_of_processes_follows_the_dots_not_the_noise() -> None:
+    found = report()
+    loud = replace(found.runs[0], noise=Noise(Spread(1.0, 1e-9, 1e9), 1e9))
+    texts = drawn("processes", replace(found, runs=(loud,)))
+    assert "1,000" not in texts
+    assert "noise" not in texts
+    half = replace(found.runs[0], noise=Noise(Spread(1.0, 0.5, 1.5), 0.5))
+    assert "−50" not in drawn("processes", replace(found, runs=(half,)))
+    assert "; too noisy to tell" in drawn("speed", replace(found, runs=(loud,)))
+
+
+def drawn(name: str, found: Report) -> str:
+    """All texts of a picture of runs."""
+    bare = replace(found, layers=(), roofs=(), widths=())
+    [chart] = [chart for chart in charts(bare) if chart.name == name]
+    return "\n".join(ElementTree.fromstring(chart.wide).itertext())

@@ -105,6 +105,16 @@ def test_a_page_is_shown(
     assert chromium.requested() == [path.as_uri()]
 
 
+def test_no_table_scrolls_sideways_where_there_is_room(chromium: Browser, pages: Path) -> None:
+    chromium.open(pages / "full.html", WIDE)
+    found = chromium.ask(
+        "return [...document.querySelectorAll('.scroll')].map((e) => "
+        "[e.getAttribute('aria-labelledby'), e.scrollWidth - e.clientWidth])"
+    )
+    assert len(found) >= 6
+    assert [name for name, beyond in found if beyond > 0] == []
+
+
 @pytest.mark.parametrize(("size", "wide"), [(WIDE, True), (NARROW, False)])
 def test_each_chart_is_shown_in_the_form_that_fits(
     chromium: Browser, pages: Path, size: tuple[int, int], wide: bool

@@ -153,15 +153,16 @@ def test_what_is_too_noisy_has_no_number() -> None:
 
 def test_a_loss_in_size_is_said_as_plainly() -> None:
     won = sample_reports.report()
-    assert "5.1 times smaller than the smallest of the others, PyTorch int8 fbgemm." in " ".join(
-        words.sentences(won)
+    assert (
+        "The program is 5.1 times smaller than the smallest of the others, PyTorch int8 fbgemm."
+        in " ".join(words.sentences(won))
     )
     lost = about(won, size=590_000)
     assert words.headline(lost).endswith(
-        "4.0 times smaller than float32 and 1.01 times the size of PyTorch int8 fbgemm"
+        "4.0 times smaller than float32 but 1.01 times the size of PyTorch int8 fbgemm"
     )
     text = " ".join(words.sentences(lost))
-    assert "Larger, with 576.2 KiB, than PyTorch int8 fbgemm (570.3 KiB)." in text
+    assert "The program of 576.2 KiB is larger than PyTorch int8 fbgemm (570.3 KiB)." in text
     both = " ".join(words.sentences(about(won, size=600_000)))
     assert "than PyTorch int8 fbgemm (570.3 KiB) and ONNX Runtime int8 (583.6 KiB)." in both
     even = about(won, size=2_400_000)

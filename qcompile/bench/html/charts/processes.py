@@ -13,6 +13,7 @@ from qcompile.bench.html.charts.speed import condition, engine_name, noise_share
 from qcompile.bench.results import OURS, Report, Run, Time
 
 NAME, TITLE = "processes", "Differences between processes"
+_GAP = 4.0  # between two panels, ems
 _WIDER = 3.0  # times the greatest difference: as far as the scale goes to show the band
 
 
@@ -43,7 +44,7 @@ def _draw(report: Report, runs: Sequence[Run], style: Style) -> Sheet:
     names = [engine_name(report, key) for key in keys]
     column = name_column(names, 13 if narrow else 22)
     across = 1 if narrow or len(runs) == 1 else 2
-    width = (style.form.width - column - 0.8 - (across - 1) * 2.5) / across
+    width = (style.form.width - column - 0.8 - (across - 1) * _GAP) / across
     height = Rows(names, 0, 0, 1, column).height + HEAD + FOOT
     sheet = Sheet(style, height * math.ceil(len(runs) / across))
     shown = [abs(v) for run in runs for t in run.times for v in _medians(t)]
@@ -52,7 +53,7 @@ def _draw(report: Report, runs: Sequence[Run], style: Style) -> Sheet:
     band = min(max(noise_share(run) or 0.0 for run in runs), _WIDER * data)
     end = 100 * max(data, band) * 1.1
     for number, run in enumerate(runs):
-        left = column + (number % across) * (width + 2.5)
+        left = column + (number % across) * (width + _GAP)
         titles = names if number % across == 0 else [""] * len(names)
         rows = Rows(titles, left, HEAD + height * (number // across), width, column)
         _panel(sheet, rows, run, keys, end)

@@ -10,12 +10,13 @@ from qcompile.bench.html.charts import words
 from qcompile.bench.html.charts.rows import FOOT, HEAD, Rows, name_column, reach
 from qcompile.bench.html.charts.sheet import Plan, Sheet, Style, elided
 from qcompile.bench.results import AGAIN, OURS, Report, Run, Time
-from qcompile.bench.words import ALIKE, LOUD, NOISY, SLOWER, is_loud, judged, single
+from qcompile.bench.words import ALIKE, LOUD, NOISY, SINGLE, SLOWER, is_loud, judged, single
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 NAME, TITLE = "speed", "Time of a call"
+_TINY = 100.0  # times that another panel reaches as far
 _LOG = 200.0  # ratio from which bars from zero say nothing
 
 
@@ -78,7 +79,10 @@ def _draw(report: Report, runs: Sequence[Run], keys: Sequence[str], style: Style
     width = (style.form.width - start - 1.5 - (across - 1) * 2.5) / across
     height = Rows(names, 0, 0, 1, column).height + HEAD + FOOT
     sheet = Sheet(style, height * math.ceil(len(runs) / across))
+    ends = [_end(run) for run in runs]
     for number, run in enumerate(runs):
+        # One unit for all panels, but for those whose numbers it would make tiny.
+        unit = words.time_unit(ends if ends[number] * _TINY > max(ends) else [ends[number]])
         left = start + (number % across) * (width + 2.5)
         # Names stand once, left of the first panel.
         shown = names if narrow or number % across == 0 else [""] * len(names)
@@ -87,16 +91,27 @@ def _draw(report: Report, runs: Sequence[Run], keys: Sequence[str], style: Style
         noise = "" if share is None else f"; noise ±{words.share(share)}"
         noise = "; too noisy to tell" if is_loud(run) else noise
         axes = rows.axes(sheet, condition(run) + noise, bold=(0,))
-        _panel(sheet, axes, rows, report, run, keys)
+        _panel(sheet, axes, rows, report, run, keys, unit)
     return sheet
 
 
+def _end(run: Run) -> float:
+    """How far the bars and whiskers of a panel reach, in seconds."""
+    return max(_quartiles(run, time.engine)[1] for time in run.times if time.engine != AGAIN)
+
+
 def _panel(
-    sheet: Sheet, axes: Axes, rows: Rows, report: Report, run: Run, keys: Sequence[str]
+    sheet: Sheet,
+    axes: Axes,
+    rows: Rows,
+    report: Report,
+    run: Run,
+    keys: Sequence[str],
+    scale: tuple[float, str],
 ) -> None:
     found = {key: s for key in keys if (s := _seconds(_time(run, key)))}
     log = max(found.values()) / min(found.values()) > _LOG
-    unit, name = words.time_unit([_quartiles(run, key)[1] for key in found])
+    unit, name = scale
     low = 10 ** (math.floor(math.log10(min(found.values()) / unit)) - 0.3) if log else 0.0
     texts = {key: _value(run, key, seconds) for key, seconds in found.items()}
     ends = [_quartiles(run, key)[1] / unit for key in found]
@@ -223,6 +238,8 @@ def _caption(report: Report, runs: Sequence[Run]) -> str:
     if lost:
         more = f" and {len(lost) - 4} more" if len(lost) > 4 else ""
         said.append(f"qcompile is slower than {', '.join(lost[:4])}{more}")
+    if all(map(single, runs)):
+        return " ".join(map(words.sentence, (*said, SINGLE)))
     said.append(
         "a number with × says how many times as fast qcompile is; bars are medians, whiskers "
         "quartiles, the band around qcompile's time is noise"
