@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from qcompile import api
+from qcompile.bench import words
 from qcompile.bench.before import one_thread
 from qcompile.bench.built import Built, Made
 from qcompile.bench.layers import sample_of
@@ -25,6 +27,7 @@ from qcompile.bench.worker import sqnr
 from qcompile.calibration import calibrate, knows_ranges, needs_calibration
 from qcompile.errors import QCompileError
 from qcompile.ir.plan import FLOAT_BITS
+from qcompile.program import Program
 from qcompile.quant.recipe import Recipe
 from qcompile.recording import Recording
 from qcompile.rivals.entrant import Unavailable, first_tensor, unavailable_if
@@ -95,6 +98,8 @@ def widths(
         for width in _wanted(made.recipe, bits)
     ]
     points += [_float(made, sample), _int8(made, sample, steps)]
+    for text in larger(points):
+        steps.note(text)
     with steps("time the widths"):
         timed = _timed(points, seconds, clock)
     expected = _output(made.file.model.eval(), inputs)
@@ -195,6 +200,26 @@ def _quantized(
 def _knows_weights(made: Made) -> bool:
     """Whether the float network is more than random numbers, as far as can be told."""
     return made.trained != NOT_TRAINED
+
+
+def larger(points: Sequence[_Point]) -> list[str]:
+    """Where fewer bits take more bytes, and of what: machine code may outweigh the weights of a small network."""
+    ours = [(p.told, p.network) for p in points if isinstance(p.network, Program)]
+    found = []
+    for (few, small), (many, large) in pairwise(ours):
+        if small.size <= large.size:
+            continue
+        (code, rest), (less, more) = (_code_and_rest(program) for program in (small, large))
+        found.append(
+            f"{few.name}: {words.size(small.size)}, more than at {many.name}: {words.size(code)} of machine code "
+            f"beside {words.size(less)}, {words.size(rest)} of weights and all else beside {words.size(more)}."
+        )
+    return found
+
+
+def _code_and_rest(program: Program) -> tuple[int, int]:
+    code = sum(program.summary().sizes.code)
+    return code, program.size - code
 
 
 # --- PyTorch -------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from small_built import Residual, batches, built
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+import qcompile
 from qcompile import api
 from qcompile.bench import widths as widths_module
 from qcompile.bench.built import Built, Made
@@ -125,6 +126,22 @@ def test_nothing_of_the_users_is_changed(net: Built, found: dict[str, Width]) ->
     for name, value in Residual().state_dict().items():
         assert torch.equal(net.made.file.model.state_dict()[name], value), name
     assert net.program.num_threads >= 1
+
+
+def test_fewer_bits_in_more_bytes_say_of_what(net: Built) -> None:
+    other = qcompile.compile(nn.Linear(2, 2), torch.randn(2, 2), bits=8)
+    assert other.size < net.program.size
+    little, much = (
+        widths_module._Point(Width(name, OURS, (8, 8)), program)
+        for name, program in (("1 bit", other), ("8 bits", net.program))
+    )
+    none = widths_module._Point(Width("2 bits", OURS, (2, 2), reason="no"))
+    assert widths_module.larger([little, none, much]) == []
+    swapped = [replace(much, told=little.told), none, replace(little, told=much.told)]
+    [text] = widths_module.larger(swapped)
+    assert text.startswith("1 bit: ")
+    assert "more than at 8 bits" in text
+    assert "of machine code" in text
 
 
 def test_a_program_alone_has_no_widths(net: Built) -> None:
