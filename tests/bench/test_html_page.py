@@ -16,7 +16,7 @@ import pytest
 import sample_reports
 from sample_pages import KINDS, NASTY, marked, text_of
 
-from qcompile.bench import files, words
+from qcompile.bench import files
 from qcompile.bench.html import page as page_module
 from qcompile.bench.html.charts import CHARTS
 from qcompile.bench.html.page import SECTIONS, page
@@ -171,9 +171,9 @@ def test_who_did_not_run_it_reads_what_was_measured_first() -> None:
     [header] = tree.find("header")
     shown = header.words()
     report = sample_reports.report()
-    assert header.find("h1")[0].words() == words.headline(report)
+    assert header.find("h1")[0].words() == findings.headline(report)
     for text in (
-        *words.sentences(report),
+        *findings.sentences(report),
         report.command,
         "22 November 2026, 12:00 UTC",
         report.machine.processor,
@@ -223,7 +223,7 @@ def test_what_is_absent_is_named_with_its_reason() -> None:
         reasons = [part for s in SECTIONS if s.id == section.attributes["id"] for part in s.parts]
         for part in reasons:
             assert f"Because of {part}." in section.words()
-    assert tree.find("h1")[0].words() == words.headline(report)
+    assert tree.find("h1")[0].words() == findings.headline(report)
 
 
 @pytest.mark.usefixtures("_without_charts")

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import sample_reports
 
-from qcompile.bench import words
+from qcompile.bench import findings, words
 from qcompile.bench.results import OURS, Accuracy, Noise, Report, Spread
 
 
@@ -79,37 +79,37 @@ def test_a_verdict_takes_the_noise_into_account(spread: Spread, share: float, ve
 
 
 def test_the_headline_is_about_the_fastest_of_the_others() -> None:
-    assert words.headline(sample_reports.report()) == (
+    assert findings.headline(sample_reports.report()) == (
         "1-bit lenet: 5.4 times as fast as ONNX Runtime int8, 20 times smaller than float32"
     )
 
 
 def test_a_loss_is_said_as_plainly() -> None:
     lost = sample_reports.report(slower=10)
-    assert words.headline(lost) == (
+    assert findings.headline(lost) == (
         "1-bit lenet: slower than ONNX Runtime int8, which is 1.9 times as fast, "
         "20 times smaller than float32"
     )
-    text = " ".join(words.sentences(lost))
+    text = " ".join(findings.sentences(lost))
     assert "Slower than ONNX Runtime int8 (batch 1, 1 thread: 0.54 times as fast; " in text
     assert "Faster than every engine" not in text
     assert "4.1 times as fast as PyTorch float32" in text
-    once = " ".join(words.sentences(replace(lost, runs=lost.runs[:1])))
+    once = " ".join(findings.sentences(replace(lost, runs=lost.runs[:1])))
     assert "Slower than ONNX Runtime int8 (0.54 times as fast)." in once
 
 
 def test_noise_is_no_win() -> None:
     even = sample_reports.report(slower=65 / 12)
-    assert words.headline(even).startswith("1-bit lenet: no certain difference from ONNX")
+    assert findings.headline(even).startswith("1-bit lenet: no certain difference from ONNX")
     assert "No certain difference from ONNX Runtime int8 (batch 1, 1 thread" in " ".join(
-        words.sentences(even)
+        findings.sentences(even)
     )
 
 
 def test_what_is_not_known_is_said() -> None:
     small = sample_reports.small()
-    assert words.headline(small) == "lenet: 12.0 µs a call"
-    assert words.sentences(small) == [
+    assert findings.headline(small) == "lenet: 12.0 µs a call"
+    assert findings.sentences(small) == [
         "A call takes 12.0 µs (batch 1, 1 thread).",
         "No other engine was measured.",
         "How many of its answers are right was not measured.",
@@ -117,14 +117,14 @@ def test_what_is_not_known_is_said() -> None:
     assert words.noise(small) == words.SINGLE
     several = replace(sample_reports.report().runs[0], noise=None)
     assert words.noise(replace(small, runs=(several,))) == words.ALONE
-    assert words.headline(replace(small, runs=())) == "lenet: not timed"
+    assert findings.headline(replace(small, runs=())) == "lenet: not timed"
 
 
 def test_one_sample_claims_nothing() -> None:
     whole = sample_reports.timed(12e-6, 65e-6, 9e-6)
     once = replace(whole, runs=(replace(whole.runs[0], noise=None),))
-    assert words.headline(once).startswith("1-bit lenet: one sample of 12.0 µs a call, ")
-    text = " ".join(words.sentences(once))
+    assert findings.headline(once).startswith("1-bit lenet: one sample of 12.0 µs a call, ")
+    text = " ".join(findings.sentences(once))
     assert words.SINGLE in text
     assert "times as fast" not in text
     assert "Faster" not in text
@@ -142,8 +142,8 @@ def test_what_is_too_noisy_has_no_number() -> None:
     said = "too noisy to tell: the 2 processes differ 18 times; take more processes."
     assert words.noise(found) == f"Batch 1, 1 thread: {said}"
     assert words.noise_share(found.runs[0]) == "over 100 %"
-    assert words.headline(found).startswith("1-bit lenet: too noisy to tell from ")
-    assert "Too noisy to tell from " in " ".join(words.sentences(found))
+    assert findings.headline(found).startswith("1-bit lenet: too noisy to tell from ")
+    assert "Too noisy to tell from " in " ".join(findings.sentences(found))
     assert words.interval(times[2].speedup or wild.ratio) == "more than 10 times either way"
     near = tuple(replace(t, samples=((1e-5,), (1.31e-5,))) for t in run.times)
     assert "2 processes differ by 31 %;" in words.loud(replace(run, noise=wild, times=near))
@@ -155,27 +155,27 @@ def test_a_loss_in_size_is_said_as_plainly() -> None:
     won = sample_reports.report()
     assert (
         "The program is 5.1 times smaller than the smallest of the others, PyTorch int8 fbgemm."
-        in " ".join(words.sentences(won))
+        in " ".join(findings.sentences(won))
     )
     lost = about(won, size=590_000)
-    assert words.headline(lost).endswith(
+    assert findings.headline(lost).endswith(
         "4.0 times smaller than float32 but 1.01 times the size of PyTorch int8 fbgemm"
     )
-    text = " ".join(words.sentences(lost))
+    text = " ".join(findings.sentences(lost))
     assert "The program of 576.2 KiB is larger than PyTorch int8 fbgemm (570.3 KiB)." in text
-    both = " ".join(words.sentences(about(won, size=600_000)))
+    both = " ".join(findings.sentences(about(won, size=600_000)))
     assert "than PyTorch int8 fbgemm (570.3 KiB) and ONNX Runtime int8 (583.6 KiB)." in both
     even = about(won, size=2_400_000)
-    assert "1.03 times the size of float32 and 4.1 times the size of Py" in words.headline(even)
+    assert "1.03 times the size of float32 and 4.1 times the size of Py" in findings.headline(even)
     alone = sample_reports.small()
-    assert "size" not in words.headline(alone)
-    assert not any("maller" in text or "Larger" in text for text in words.sentences(alone))
+    assert "size" not in findings.headline(alone)
+    assert not any("maller" in text or "larger" in text for text in findings.sentences(alone))
 
 
 def test_an_accuracy_that_falls_comes_first() -> None:
     fallen = about(sample_reports.report(), accuracy=Accuracy(0.971, 0.941))
-    assert words.sentences(fallen)[0] == "Accuracy falls from 97.10 % (float) to 94.10 %."
-    kept = words.sentences(about(sample_reports.report(), accuracy=Accuracy(0.971, 0.972)))
+    assert findings.sentences(fallen)[0] == "Accuracy falls from 97.10 % (float) to 94.10 %."
+    kept = findings.sentences(about(sample_reports.report(), accuracy=Accuracy(0.971, 0.972)))
     assert kept[0].startswith("A call takes ")
     assert kept[-1] == "97.20 % of its answers are right; of the float network, 97.10 %."
 
@@ -196,17 +196,19 @@ def about(report: Report, **changes: object) -> Report:
 
 def test_widths_accuracy_and_training() -> None:
     report = sample_reports.report()
-    assert words.subject(about(report, bits=(1, 2))) == (
+    assert findings.subject(about(report, bits=(1, 2))) == (
         "lenet with 1-bit weights and 2-bit activations"
     )
     untrained = about(report, training="not trained", accuracy=Accuracy(None, 1.5))
-    assert words.sentences(untrained)[-2:] == [
+    assert findings.sentences(untrained)[-2:] == [
         "Its accuracy, as the model file measures it, is 1.5.",
         "Its weights were not trained: times and sizes hold, accuracy and SQNR say nothing.",
     ]
     eight = about(report, training="not trained", bits=(8, 8))
-    assert words.sentences(eight)[-1].endswith("accuracy says nothing. Times, sizes and SQNR hold.")
-    assert words.headline(about(report, size_before=100_000)).endswith(
+    assert findings.sentences(eight)[-1].endswith(
+        "accuracy says nothing. Times, sizes and SQNR hold."
+    )
+    assert findings.headline(about(report, size_before=100_000)).endswith(
         "1.1 times the size of float32"
     )
 
@@ -231,6 +233,6 @@ def test_bits() -> None:
 
 def test_a_subject_in_float() -> None:
     report = sample_reports.report()
-    assert words.subject(about(report, bits=(32, 32))) == "float lenet"
-    weights = words.subject(about(report, bits=(4, 32)))
+    assert findings.subject(about(report, bits=(32, 32))) == "float lenet"
+    weights = findings.subject(about(report, bits=(4, 32)))
     assert weights == "lenet with 4-bit weights and float activations"

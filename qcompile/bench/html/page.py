@@ -12,7 +12,7 @@ import msgspec
 from jinja2 import Environment
 from markupsafe import Markup
 
-from qcompile.bench import words
+from qcompile.bench import findings, words
 from qcompile.bench.html import colours, picture
 from qcompile.bench.html.charts import Chart, charts
 from qcompile.bench.html.charts.words import sentence
@@ -75,6 +75,7 @@ def page(report: Report) -> str:
             numbers=_data(report),
             date=_date(report.date),
             w=words,
+            f=findings,
             OURS=OURS,
             AGAIN=AGAIN,
         )
