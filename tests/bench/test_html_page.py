@@ -16,7 +16,7 @@ import pytest
 import sample_reports
 from sample_pages import KINDS, NASTY, marked, text_of
 
-from qcompile.bench import files
+from qcompile.bench import files, findings
 from qcompile.bench.html import page as page_module
 from qcompile.bench.html.charts import CHARTS
 from qcompile.bench.html.page import SECTIONS, page
