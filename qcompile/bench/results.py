@@ -47,8 +47,10 @@ class Subject:
         inputs: name and shape of each, "x float32[N, 1, 28, 28]".
         parameters: of the float network; None where only a program was given.
         macs: multiply-accumulates of a sample.
-        bits: of weights and activations of most layers; None where only a program was given.
-        mode, method: of the recipe; "" where only a program was given.
+        bits: of weights and activations: of the recipe, or those that most weights of a program have;
+            None where it has none.
+        mode, method: of the recipe, the method that most layers have; of a program alone only a mode
+            that its layers tell, "dynamic" or "weight-only", else "".
         target: as the user wrote it.
         arch: the variant that ran.
         training: what the weights are: "not trained", "trained, 8 epochs", "from net.safetensors", "as the
@@ -134,8 +136,8 @@ class Engine:
         how: it was made, in a sentence: by which of its tools, with which settings.
         instructions: what it says that it runs on, or "" where it does not say.
         size: of what it runs, in bytes.
-        sqnr_db: its outputs beside the float network's: 10 log10(signal power / power of the
-            difference); None where it is exact or not known.
+        sqnr_db: its first output beside the float network's, on the inputs of the largest batch:
+            10 log10(signal power / power of the difference); None where it is exact or not known.
         accuracy: by the model file's `evaluate`.
         reason: why it cannot be had, or "".
         hint: what to do about that.
@@ -303,6 +305,7 @@ class Width:
         engine: key of an engine, OURS for widths of ours.
         bits: of weights and activations; 32 is float.
         seconds: of a call of one sample on one thread.
+        sqnr_db: as of an Engine, on the same inputs.
         trained: whether its weights were trained at that width.
     """
 
