@@ -143,7 +143,9 @@ def _slower(report: Report) -> str:
         return SINGLE
     found = [f"Slower than {listed(_where(report, lost))}." if lost else ""]
     found += [f"No certain difference from {listed(_where(report, even))}." if even else ""]
-    found += [f"Too noisy to tell from {listed(_where(report, noisy))}." if noisy else ""]
+    found += [
+        f"Too noisy to tell from {listed(_where(report, noisy, ratios=False))}." if noisy else ""
+    ]
     if not lost and not even and not noisy:
         found = [f"Faster than every engine beside it in {_all(len(report.runs))}."]
     return " ".join(filter(None, found))
@@ -153,15 +155,15 @@ def _all(runs: int) -> str:
     return "the one setting that was measured" if runs == 1 else f"all {runs} settings"
 
 
-def _where(report: Report, pairs: list[tuple[Run, Time]]) -> list[str]:
+def _where(report: Report, pairs: list[tuple[Run, Time]], *, ratios: bool = True) -> list[str]:
     """ "OpenVINO int8 (batch 8, 2 threads: 0.87 times as fast)" for each engine, with all its runs."""
     found: dict[str, list[str]] = {}
     for run, time in pairs:
-        if time.speedup:
-            place = f"{setting(run)}: " if len(report.runs) > 1 else ""
-            text = f"{place}{digits(time.speedup.median)} times as fast"
-            found.setdefault(time.engine, []).append(text)
-    return [f"{report.engine(key).name} ({'; '.join(texts)})" for key, texts in found.items()]
+        place = setting(run) if len(report.runs) > 1 else ""
+        ratio = f"{digits(time.speedup.median)} times as fast" if time.speedup and ratios else ""
+        found.setdefault(time.engine, []).append(": ".join(filter(None, (place, ratio))))
+    named = [(report.engine(key).name, "; ".join(filter(None, t))) for key, t in found.items()]
+    return [f"{name} ({text})" if text else name for name, text in named]
 
 
 def _untrained(report: Report) -> str:

@@ -143,7 +143,15 @@ def test_what_is_too_noisy_has_no_number() -> None:
     assert words.noise(found) == f"Batch 1, 1 thread: {said}"
     assert words.noise_share(found.runs[0]) == "over 100 %"
     assert findings.headline(found).startswith("1-bit lenet: too noisy to tell from ")
-    assert "Too noisy to tell from " in " ".join(findings.sentences(found))
+    said = " ".join(findings.sentences(found))
+    assert (
+        "Too noisy to tell from ONNX Runtime int8, PyTorch int8 fbgemm and PyTorch float32." in said
+    )
+    assert "times as fast" not in said
+    twice = replace(found, runs=(*found.runs, *found.runs))
+    assert "PyTorch float32 (batch 1, 1 thread; batch 1, 1 thread)" in " ".join(
+        findings.sentences(twice)
+    )
     assert words.interval(times[2].speedup or wild.ratio) == "more than 10 times either way"
     near = tuple(replace(t, samples=((1e-5,), (1.31e-5,))) for t in run.times)
     assert "2 processes differ by 31 %;" in words.loud(replace(run, noise=wild, times=near))
