@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from qcompile import model_file, weights
-from qcompile.bench import machine_facts, parts, places, subject, words
+from qcompile.bench import handing, machine_facts, parts, places, subject, words
 from qcompile.bench.built import Built
 from qcompile.bench.live import Progress
 from qcompile.bench.measuring import Plan, measure
@@ -102,7 +102,7 @@ def benchmark(asked: Asked, err: Console) -> Report:
     with tempfile.TemporaryDirectory(prefix="qcompile-bench-") as name:
         folder = Path(name)
         samples = max(asked.batches)
-        handed = subject.hand_over(built, folder, samples, asked.settings.seed)
+        handed = handing.hand_over(built, folder, samples, asked.settings.seed)
         steps.note(f"Inputs are {handed.told}.")
         engines, runs = _timed(asked, built, folder, steps)
         known = subject.describe(built, folder, asked.target)

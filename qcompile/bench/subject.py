@@ -5,20 +5,17 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from safetensors.numpy import save_file
-from torch import Tensor
 
 from qcompile import api, job, kernels, model_file, weights
 from qcompile.bench import words
 from qcompile.bench.built import Built, Made
-from qcompile.bench.messages import CALIBRATION, INPUTS, PROGRAM, WEIGHTS
+from qcompile.bench.handing import some
+from qcompile.bench.messages import PROGRAM
 from qcompile.bench.results import AS_GIVEN, NOT_TRAINED, Accuracy, Subject
 from qcompile.bench.widths import trained_at
 from qcompile.building import build_program
@@ -41,7 +38,6 @@ from qcompile.steps import Steps
 from qcompile.trial import calibration_of, evaluate
 from qcompile.verification import verify
 
-CALIBRATION_BYTES = 64 << 20  # of the batches that are kept, for other engines and for layers
 VERIFIED = 2  # samples at first, before anything is measured; then each time as many more
 _MORE = 4
 VERIFYING = 2.0  # seconds
@@ -85,7 +81,7 @@ def from_model(asked: Job, steps: Steps, *, train: bool, widths: Sequence[int] =
         prepared=prepared,
         converted=converted,
         lowered=lowered,
-        calibration=tuple(_some(calibration_of(file))),
+        calibration=tuple(some(calibration_of(file))),
         trained=_training(asked, file, train),
         targets=asked.targets,
         choose=choose,
@@ -284,76 +280,3 @@ def _method(recipe: Recipe) -> str:
     learns = recipe.method in ("lsq", "pact") and recipe.mode == "qat"
     own = recipe.method in ("affine", "dorefa") or learns or 1 in recipe.body_bits()
     return recipe.method if own else "affine"
-
-
-# --- what the measuring processes get ------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Handed:
-    """What the measuring processes got.
-
-    Attributes:
-        inputs: one array for each input, as many samples as the largest batch has.
-        told: where they come from, in words.
-    """
-
-    inputs: tuple[npt.NDArray[np.float32], ...]
-    told: str
-
-
-def hand_over(built: Built, folder: Path, samples: int, seed: int) -> Handed:
-    """Write the program, the float weights, inputs and calibration data to a folder."""
-    built.program.save(folder / PROGRAM)
-    file = built.file
-    batches: Sequence[tuple[Tensor, ...]] = ()
-    if file is not None:
-        weights.save(file.model, folder / WEIGHTS)
-        batches = _some(calibration_of(file)) if built.made is None else built.made.calibration
-        names = {f"{i}.{j}": x for i, batch in enumerate(batches) for j, x in enumerate(batch)}
-        save_file({k: x.contiguous().numpy() for k, x in names.items()}, folder / CALIBRATION)
-    found = _inputs(built, batches, samples, seed)
-    save_file({str(i): x for i, x in enumerate(found.inputs)}, folder / INPUTS)
-    return found
-
-
-def _inputs(built: Built, batches: Sequence[tuple[Tensor, ...]], samples: int, seed: int) -> Handed:
-    """The user's own, where there are any: those that a network is calibrated on."""
-    file = built.file
-    if file is None or (file.made_up and not file.has("calibration_data")):
-        return Handed(_random(built.program, samples, seed), f"random numbers, seed {seed}")
-    own = file.has("calibration_data")
-    told = "the first of calibration_data()" if own else "the example inputs"
-    known = sum(len(batch[0]) for batch in batches)
-    if known < samples:
-        told += f", {words.plural(known, 'sample')}, again and again"
-    return Handed(_first(batches, samples), told)
-
-
-def _some(batches: Iterable[tuple[Tensor, ...]]) -> list[tuple[Tensor, ...]]:
-    """As many as go into CALIBRATION_BYTES, one at least."""
-    found: list[tuple[Tensor, ...]] = []
-    size = 0
-    for batch in batches:
-        size += sum(x.nbytes for x in batch)
-        if found and size > CALIBRATION_BYTES:
-            break
-        found.append(batch)
-    return found
-
-
-def _first(
-    batches: Sequence[tuple[Tensor, ...]], samples: int
-) -> tuple[npt.NDArray[np.float32], ...]:
-    """So many samples; where there are fewer, they come again."""
-    whole = [torch.cat(column) for column in zip(*batches, strict=True)]
-    rows = torch.arange(samples) % len(whole[0])
-    return tuple(x[rows].contiguous().numpy() for x in whole)
-
-
-def _random(program: Program, samples: int, seed: int) -> tuple[npt.NDArray[np.float32], ...]:
-    generator = np.random.default_rng(seed)
-    return tuple(
-        generator.standard_normal((samples, *value.shape)).astype(value.dtype)
-        for value in program.info.inputs
-    )

@@ -16,7 +16,7 @@ from rich.console import Console
 
 import qcompile
 from qcompile import cli, model_file
-from qcompile.bench import benchmark, files, machine_facts, measuring, subject, verb
+from qcompile.bench import benchmark, files, handing, machine_facts, measuring, subject, verb
 from qcompile.bench.built import Built
 from qcompile.bench.html import charts
 from qcompile.bench.results import AGAIN, OURS, Engine, Machine, Report
@@ -195,7 +195,7 @@ def test_a_program_beside_its_network(program: Path) -> None:
     built = subject.beside(made, str(program), model_file.read("net.py"))
     assert built.file is not None
     assert built.made is None
-    told = subject.hand_over(Built(made, "net.qcp"), Path(), 3, 7)
+    told = handing.hand_over(Built(made, "net.qcp"), Path(), 3, 7)
     assert told.told == "random numbers, seed 7"
 
 
@@ -240,7 +240,7 @@ def test_without_calibration_data_inputs_are_the_examples(tmp_path: Path) -> Non
     told = {}
     for name in ("ready.py", "shape.py"):
         built = subject.from_model(job(model=name), steps(), train=False)
-        told[name] = subject.hand_over(built, tmp_path, 3, 7)
+        told[name] = handing.hand_over(built, tmp_path, 3, 7)
     assert told["ready.py"].told == "the example inputs, 1 sample, again and again"
     assert told["ready.py"].inputs[0].tolist() == [[1.0] * 6] * 3
     assert told["shape.py"].told == "random numbers, seed 7"
@@ -318,7 +318,7 @@ def test_what_sqnr_says_is_told(program: Path) -> None:
 
 
 def _saved(built: Built) -> Path:
-    subject.hand_over(built, Path(), 1, 0)
+    handing.hand_over(built, Path(), 1, 0)
     return Path()
 
 

@@ -14,7 +14,7 @@ import torch
 
 import qcompile
 from qcompile import model_file
-from qcompile.bench import machine_facts, measuring, subject, worker
+from qcompile.bench import handing, machine_facts, measuring, worker
 from qcompile.bench.built import Built
 from qcompile.bench.messages import (
     INPUTS,
@@ -51,7 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         file = model_file.read(str(found / "net.py"))
         batches = list(file.calibration_data())
         program = qcompile.compile(file.model, file.example_inputs, bits=8, calibration=batches)
-        told = subject.hand_over(Built(program, "net.py", beside=file), found, 4, 0)
+        told = handing.hand_over(Built(program, "net.py", beside=file), found, 4, 0)
         assert told.told == "the first of calibration_data()"
         yield found
 

@@ -14,7 +14,7 @@ from torch import nn
 
 import qcompile
 from qcompile import cli
-from qcompile.bench import files, process, subject
+from qcompile.bench import files, handing, process, subject
 from qcompile.bench.measuring import Plan, measure
 from qcompile.bench.results import Settings
 from qcompile.runtime import cores
@@ -102,7 +102,7 @@ def test_the_verb(words: str, message: str, capsys: pytest.CaptureFixture[str]) 
         raise AssertionError("something is measured")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(subject, "hand_over", fails)
+        patch.setattr(handing, "hand_over", fails)
         assert cli.main(["bench", *words.split()]) == cli.REFUSED
     out, err = capsys.readouterr()
     assert message in " ".join(err.split())
