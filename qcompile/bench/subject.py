@@ -229,7 +229,7 @@ def describe(built: Built, folder: Path, target: str) -> Subject:
     """What the report says of it, but for its accuracy.
 
     Args:
-        folder: where `hand_over` put the program's file.
+        folder: where `handing.hand_over` put the program's file.
         target: as the user wrote it.
     """
     program, file = built.program, built.file
