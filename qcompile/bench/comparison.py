@@ -188,7 +188,7 @@ def _beside(a: Run, b: Run, steady: Sequence[str]) -> _Measured | Row:
     both = [key for key in (OURS, AGAIN, *steady) if key in times_a and key in times_b]
     both = [key for key in both if _as_often(key, times_a, times_b)]
     own = [key for key in both if key in (OURS, AGAIN)]
-    x, y = (_levels(times, own) for times in (times_a, times_b))
+    x, y = (_quickest(times, own) for times in (times_a, times_b))
     row = replace(row, a=statistics.typical(x), b=statistics.typical(y))
     if min(len(x), len(y)) < PROCESSES:
         few = words.listed([n for n, v in (("A", x), ("B", y)) if len(v) < PROCESSES])
@@ -216,6 +216,11 @@ def _others(a: dict[str, Time], b: dict[str, Time]) -> tuple[Other, ...]:
         if key not in (OURS, AGAIN):
             found.append(Other(key, x, y, y / x if x and y else None))
     return tuple(found)
+
+
+def _quickest(times: dict[str, Time], keys: Sequence[str]) -> Array:
+    """One number a process: of the program and itself once more, that which memory treats better."""
+    return np.min([statistics.quick(times[key].samples) for key in keys], axis=0)
 
 
 def _levels(times: dict[str, Time], keys: Sequence[str]) -> Array:
