@@ -83,7 +83,7 @@ def test_slower_and_faster() -> None:
     assert row.ratio is not None
     assert row.a is not None
     assert row.b is not None
-    assert 1.25 < row.ratio.low < row.ratio.median < row.ratio.high < 1.36
+    assert 1.2 < row.ratio.low < row.ratio.median < row.ratio.high < 1.36
     assert row.b / row.a == pytest.approx(row.ratio.median)
     assert row.chance is not None
     assert row.chance < 1e-4
