@@ -1,6 +1,6 @@
 """The pictures in docs/pictures: of reports, and of what the commands print.
 
-    python docs/make_pictures.py                   measures everything first: a quarter of an hour
+    python docs/make_pictures.py                   measures everything first: ten minutes
     python docs/make_pictures.py --keep reports    and keeps the reports, as JSON
     python docs/make_pictures.py --from reports    draws them again
 
