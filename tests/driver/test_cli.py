@@ -336,10 +336,16 @@ def test_interrupt_leaves_the_old_program_alone() -> None:
         "model.train()", "import time; print('training', flush=True); time.sleep(60)"
     )
     Path("slow.py").write_text(MODEL + slow)
-    command = [sys.executable, "-m", "qcompile", "slow.py", "-o", "net.qcp"]
+    # What a shell starts in the background ignores the signal, and so do its children.
+    heeding = ("env", "--default-signal=INT")
+    command = [*heeding, sys.executable, "-m", "qcompile", "slow.py", "-o", "net.qcp"]
     pipe = subprocess.PIPE
     with subprocess.Popen(
-        command, text=True, env=_environment(), stdout=pipe, stderr=pipe
+        command,
+        text=True,
+        env=_environment(),
+        stdout=pipe,
+        stderr=pipe,
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "training\n"
