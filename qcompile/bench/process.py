@@ -16,7 +16,6 @@ import msgspec
 
 import qcompile
 from qcompile.bench.messages import TURN, At, Message, Refused, Task
-from qcompile.bench.worker import environment
 from qcompile.errors import QCompileError
 
 COMMAND = (sys.executable, "-m", "qcompile.bench.worker")
@@ -102,10 +101,14 @@ class Process(ExitStack):
 
 
 def _environment(threads: int) -> dict[str, str]:
-    """The parent's; that this package is found, and a file beside the user's shadows no module."""
+    """The parent's; how many threads libraries start, which they read when they are loaded; that this
+    package is found, and a file beside the user's shadows no module."""
+    names = ("OMP", "MKL", "OPENBLAS", "VECLIB_MAXIMUM", "NUMEXPR", "TVM")
+    numbers = {f"{name}_NUM_THREADS": str(threads) for name in names}
     home = str(Path(qcompile.__file__).resolve().parents[1])
     path = os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))
-    return {**os.environ, **environment(threads), "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
+    own = {"ORT_DISABLE_TELEMETRY": "1", "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
+    return {**os.environ, **numbers, **own}
 
 
 def _tail(handle: int) -> str:

@@ -55,12 +55,6 @@ Tell = Callable[[Message], None]
 Wait = Callable[[], None]
 
 
-def environment(threads: int) -> dict[str, str]:
-    """What libraries read when they are loaded: how many threads to start, and nothing of the net."""
-    names = ("OMP", "MKL", "OPENBLAS", "VECLIB_MAXIMUM", "NUMEXPR", "TVM")
-    return {f"{name}_NUM_THREADS": str(threads) for name in names} | {"ORT_DISABLE_TELEMETRY": "1"}
-
-
 def main(folder: Path) -> None:
     """Do what is told on what is stdin now, and tell of it on what is stdout now."""
     with os.fdopen(os.dup(0), "rb") as orders, os.fdopen(os.dup(1), "wb", buffering=0) as channel:
@@ -77,7 +71,6 @@ def main(folder: Path) -> None:
 
         task = msgspec.json.decode(orders.readline(), type=Task)
         machine_facts.pin(task.threads)
-        os.environ.update(environment(task.threads))
         try:
             measure(task, folder, tell, wait)
         except QCompileError as error:

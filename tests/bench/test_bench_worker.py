@@ -129,7 +129,6 @@ def run_alone(asked: Task, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     orders = folder / "orders"
     orders.write_bytes(msgspec.json.encode(asked) + b"\n")
     monkeypatch.setattr(machine_facts, "pin", lambda threads: None)
-    monkeypatch.setattr(os, "environ", {})
     monkeypatch.setattr(os, "dup2", lambda old, new: None)
     duplicate = os.dup
     with orders.open("rb") as told_by:
