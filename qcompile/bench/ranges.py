@@ -26,6 +26,7 @@ from qcompile.quant.histograms import PercentileObserver
 from qcompile.quant.layers import QuantConv, QuantLayer
 from qcompile.quant.scaled import Geometry
 from qcompile.quant.training import quant_layers
+from qcompile.sensitivity_analysis import decibels
 from qcompile.sensitivity_noise import Noise
 
 MIDDLE = 99.5  # percent of the values lie below the upper bound of the middle
@@ -75,7 +76,7 @@ def observe(
     layers = quant_layers(prepared)
     return Seen(
         {path: look.range(layers[path].activation) for path, look in looks.items()},
-        {path: decibels(look.noise) for path, look in looks.items()},
+        {path: sqnr(look.noise) for path, look in looks.items()},
         samples,
         total,
     )
@@ -169,7 +170,6 @@ def in_float(layer: QuantLayer, x: Tensor) -> Tensor:
     return y if shift is None else y + ops.per_channel(shift, y)
 
 
-def decibels(noise: Noise) -> float | None:
-    """Signal over noise; None where there is no noise, or no signal."""
-    ratio = noise.ratio
-    return -10 * math.log10(ratio) if 0 < ratio < math.inf else None
+def sqnr(noise: Noise) -> float | None:
+    """Signal over noise, in dB; None where there is no noise, or no signal."""
+    return decibels(noise.ratio) if 0 < noise.ratio < math.inf else None

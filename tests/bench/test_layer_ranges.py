@@ -143,5 +143,5 @@ def test_what_other_quantizers_can_represent() -> None:
     ("signal", "error", "expected"),
     [(100.0, 1.0, 20.0), (1.0, 0.0, None), (0.0, 1.0, None)],
 )
-def test_decibels(signal: float, error: float, expected: float | None) -> None:
-    assert ranges.decibels(Noise(signal, error)) == expected
+def test_sqnr(signal: float, error: float, expected: float | None) -> None:
+    assert ranges.sqnr(Noise(signal, error)) == expected
